@@ -1,0 +1,1 @@
+"""Build systems a bundle can be dropped into."""

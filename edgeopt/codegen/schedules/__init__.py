@@ -1,0 +1,1 @@
+"""Kernel templates over TVM's schedule IR."""

@@ -1,0 +1,1 @@
+"""Value types, units, errors and protocols: standard library and numpy only."""

@@ -1,0 +1,130 @@
+"""Affine integer arithmetic, defined once.
+
+The simulation in torch, the QDQ graphs and the generated kernels all compute what is written
+here. Rounding is half to even (`numpy.rint`), floats are IEEE binary32 and every operation is
+rounded to binary32 in the order written.
+
+Accumulating operators (convolution, linear):
+
+    bias' = bias - zero_point_x * sum(w)          (so padding is zero_point_x, folded once)
+    acc   = sum(w * x_stored) + bias'             (int32)
+    y     = clamp(rint(float32(acc) * m) + zero_point_y, lo, hi)
+    m     = float32(float32(s_x * s_w) / s_y)     (one a channel)
+    y     = lut[y + 128]                          (only with a table activation)
+
+onnxruntime computes the same on all but rare ties of the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+I8_MIN, I8_MAX = -128, 127
+
+#: Layout of the int32 ``qparams`` constant, by kernel operator (int8 kernels).
+#:   pointwise, conv2d, depthwise, linear: input zero point, output zero point, clamp lo, clamp hi
+#:     (zero point and clamps before the table, if there is one)
+#:   global_avgpool, avgpool, maxpool: the same four
+#:   add, mul, scale: zero point a, zero point b, zero point out, clamp lo, clamp hi
+#:   quantize, dequantize, activation, concat: none needed, or zero points in input order then out
+QPARAMS = {
+    "accumulate": ("zero_x", "zero_y", "lo", "hi"),
+    "binary": ("zero_a", "zero_b", "zero_y", "lo", "hi"),
+}
+
+
+def requantize(
+    acc: npt.NDArray[np.int32],
+    multiplier: npt.NDArray[np.float32],
+    zero_point: int,
+    lo: int = I8_MIN,
+    hi: int = I8_MAX,
+) -> npt.NDArray[np.int8]:
+    """Int32 accumulators [..., O] to int8 with one multiplier a channel [O] (or a scalar [])."""
+    scaled = acc.astype(np.float32) * multiplier.astype(np.float32)
+    shifted = np.rint(scaled).astype(np.float32) + np.float32(zero_point)
+    stored: npt.NDArray[np.int8] = np.clip(shifted, lo, hi).astype(np.int8)
+    return stored
+
+
+def multiplier(
+    scale_x: float, scale_w: npt.NDArray[np.float32], scale_y: float
+) -> npt.NDArray[np.float32]:
+    """Requantization factors, each step rounded to float32."""
+    product = (np.float32(scale_x) * scale_w.astype(np.float32)).astype(np.float32)
+    return (product / np.float32(scale_y)).astype(np.float32)
+
+
+def quantize(real: npt.NDArray[np.float32], scale: float, zero_point: int) -> npt.NDArray[np.int8]:
+    """QuantizeLinear to int8: clamp(rint(real / scale) + zero_point)."""
+    steps = np.rint(real.astype(np.float32) / np.float32(scale)) + np.float32(zero_point)
+    stored: npt.NDArray[np.int8] = np.clip(steps, I8_MIN, I8_MAX).astype(np.int8)
+    return stored
+
+
+def dequantize(
+    stored: npt.NDArray[np.int8], scale: float, zero_point: int
+) -> npt.NDArray[np.float32]:
+    """DequantizeLinear: scale * (stored - zero_point), in float32."""
+    shifted = (stored.astype(np.int32) - zero_point).astype(np.float32)
+    return (shifted * np.float32(scale)).astype(np.float32)
+
+
+def table(
+    function: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]],
+    scale_in: float,
+    zero_in: int,
+    scale_out: float,
+    zero_out: int,
+) -> npt.NDArray[np.int8]:
+    """The 256-entry table of an int8 activation; entry ``q + 128`` is the output for ``q``."""
+    stored = np.arange(I8_MIN, I8_MAX + 1).astype(np.int8)
+    real = function(dequantize(stored, scale_in, zero_in)).astype(np.float32)
+    return quantize(real, scale_out, zero_out)
+
+
+def add(
+    a: npt.NDArray[np.int8],
+    b: npt.NDArray[np.int8],
+    factors: npt.NDArray[np.float32],
+    zero_a: int,
+    zero_b: int,
+    zero_y: int,
+    lo: int = I8_MIN,
+    hi: int = I8_MAX,
+) -> npt.NDArray[np.int8]:
+    """Quantized sum; ``factors`` = float32(s_a / s_y), float32(s_b / s_y)."""
+    left = (a.astype(np.int32) - zero_a).astype(np.float32) * factors[0]
+    right = (b.astype(np.int32) - zero_b).astype(np.float32) * factors[1]
+    total = np.rint((left + right).astype(np.float32)) + np.float32(zero_y)
+    stored: npt.NDArray[np.int8] = np.clip(total, lo, hi).astype(np.int8)
+    return stored
+
+
+def mul(
+    a: npt.NDArray[np.int8],
+    b: npt.NDArray[np.int8],
+    factor: np.float32,
+    zero_a: int,
+    zero_b: int,
+    zero_y: int,
+    lo: int = I8_MIN,
+    hi: int = I8_MAX,
+) -> npt.NDArray[np.int8]:
+    """Quantized product, broadcasting; ``factor`` = float32(float32(s_a * s_b) / s_y)."""
+    product = (a.astype(np.int32) - zero_a) * (b.astype(np.int32) - zero_b)
+    return requantize(product, np.asarray(factor, np.float32), zero_y, lo, hi)
+
+
+def mean(
+    x: npt.NDArray[np.int8],
+    factor: np.float32,
+    zero_x: int,
+    zero_y: int,
+) -> npt.NDArray[np.int8]:
+    """Global average over H and W of [1,H,W,C]; ``factor`` = float32(float32(s_x / n) / s_y)."""
+    acc = (x.astype(np.int32) - zero_x).sum(axis=(1, 2), keepdims=True).astype(np.int32)
+    return requantize(acc, np.asarray(factor, np.float32), zero_y)

@@ -1,0 +1,211 @@
+"""Kernels: the fused units that run on a board, are measured on it, and add up to a network."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+from edgeopt.core.errors import InputError
+from edgeopt.core.network import DTYPE_BYTES, Array, Tensor
+
+#: Operators a kernel template may implement. "pointwise" is a 1x1 stride-1 convolution with one
+#: group, "depthwise" one with groups == channels; "conv2d" is every other convolution.
+#: "scale" multiplies a map by one number a channel (squeeze-and-excite); "fallback" is
+#: compiled by TVM's own legalization and identified by `OpKey.variant`.
+KERNEL_OPS = frozenset(
+    {"pointwise", "depthwise", "conv2d", "linear", "maxpool", "avgpool", "global_avgpool", "add",
+     "mul", "scale", "activation", "softmax", "concat", "copy", "transpose", "resize", "quantize",
+     "dequantize", "fallback"}
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class OpKey:
+    """What determines a kernel's code and so its latency; weights and scales do not.
+
+    `str` gives the canonical text and `OpKey.parse` reads it back. Shapes are physical (NHWC
+    without the batch of 1, or [N]). `dtype` is that of the (first) input, `out_dtype` of the
+    output. `inputs` counts activation inputs, the residual not among them.
+    """
+
+    op: str
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    dtype: str = "f32"
+    out_dtype: str = "f32"
+    kernel: tuple[int, int] = (1, 1)
+    strides: tuple[int, int] = (1, 1)
+    pads: tuple[int, int, int, int] = (0, 0, 0, 0)  # top, left, bottom, right
+    dilations: tuple[int, int] = (1, 1)
+    groups: int = 1
+    activation: str = "none"  # applied before the residual is added
+    residual: bool = False
+    residual_activation: str = "none"  # applied after
+    inputs: int = 1
+    variant: str = ""  # anything else that changes the code: letters, digits, '.', '-', '_'
+
+    def __post_init__(self) -> None:
+        if self.op not in KERNEL_OPS:
+            raise InputError(f"unknown kernel operator {self.op!r}", where="kernel key")
+        for shape in (self.in_shape, self.out_shape):
+            if not shape or any(d <= 0 for d in shape) or math.prod(shape) > 2**31:
+                raise InputError(f"shape {shape} is out of range", where="kernel key")
+
+    def __str__(self) -> str:
+        parts = [self.op]
+        for item in fields(self)[1:]:
+            value = getattr(self, item.name)
+            if item.name in ("in_shape", "out_shape") or value != item.default:
+                parts.append(f"{item.name}={_show(value)}")
+        return " ".join(parts)
+
+    @classmethod
+    def parse(cls, text: str) -> OpKey:
+        """Read canonical text.
+
+        Raises:
+            InputError: an unknown operator or field, or a value of the wrong form.
+        """
+        op, *rest = text.split(" ")
+        known = {item.name: item for item in fields(cls)}
+        values: dict[str, object] = {"op": op}
+        for part in rest:
+            name, equals, value = part.partition("=")
+            if not equals or name not in known or name in values:
+                raise InputError(f"{part!r} is not a known field", where=f"kernel key {text!r}")
+            try:
+                values[name] = _read(name, value)
+            except ValueError as error:
+                raise InputError(f"{part!r}: {error}", where=f"kernel key {text!r}") from error
+        if "in_shape" not in values or "out_shape" not in values:
+            raise InputError("in_shape and out_shape are required", where=f"kernel key {text!r}")
+        return cls(**values)  # type: ignore[arg-type]
+
+    @property
+    def digest(self) -> str:
+        """Twelve hex digits of the canonical text's SHA-256: names files and symbols."""
+        return hashlib.sha256(str(self).encode()).hexdigest()[:12]
+
+    @property
+    def precision(self) -> str:
+        """``f32`` or ``i8``: what the arithmetic runs in."""
+        return "i8" if self.dtype in ("i8", "u8") else "f32"
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one run; 0 for kernels that are not convolutions."""
+        if self.op in ("pointwise", "conv2d", "depthwise"):
+            per_output = self.in_shape[-1] // self.groups * self.kernel[0] * self.kernel[1]
+            return math.prod(self.out_shape) * per_output
+        if self.op == "linear":
+            return self.in_shape[-1] * self.out_shape[-1]
+        return 0
+
+    @property
+    def activation_bytes(self) -> int:
+        """Bytes of activations read and written once."""
+        read = math.prod(self.in_shape) * DTYPE_BYTES[self.dtype] * self.inputs
+        write = math.prod(self.out_shape) * DTYPE_BYTES[self.out_dtype]
+        return read + write * (2 if self.residual else 1)
+
+    @property
+    def weight_count(self) -> int:
+        """Number of weights, biases not counted."""
+        if self.op in ("pointwise", "conv2d", "depthwise"):
+            return (
+                self.out_shape[-1] * self.in_shape[-1] // self.groups
+                * self.kernel[0] * self.kernel[1]
+            )  # fmt: skip
+        if self.op == "linear":
+            return self.in_shape[-1] * self.out_shape[-1]
+        return 0
+
+
+def _show(value: object) -> str:
+    if isinstance(value, tuple):
+        return "x".join(str(part) for part in value)
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    return str(value)
+
+
+_TUPLES = {"kernel": 2, "strides": 2, "pads": 4, "dilations": 2}
+
+
+def _read(name: str, value: str) -> object:
+    if name in ("in_shape", "out_shape") or name in _TUPLES:
+        if len(value) > 64:
+            raise ValueError("too long")
+        numbers = tuple(int(part) for part in value.split("x"))
+        if name in _TUPLES and len(numbers) != _TUPLES[name]:
+            raise ValueError(f"needs {_TUPLES[name]} numbers")
+        return numbers
+    if name in ("groups", "inputs"):
+        return int(value)
+    if name == "residual":
+        if value not in ("0", "1"):
+            raise ValueError("is 0 or 1")
+        return value == "1"
+    if not all(c.isalnum() or c in "._-" for c in value):
+        raise ValueError("has characters outside letters, digits, '.', '-', '_'")
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One kernel call in a lowered network.
+
+    `constants` holds what the reference semantics need, unpacked: ``w`` (as in `core.network`),
+    ``b``; for int8 also ``multiplier`` f32[O] (see `core.affine`), ``lut`` i8[256] for a table
+    activation, and ``qparams`` i32[...] with zero points and clamps, laid out as
+    `core.affine.QPARAMS` says for the operator.
+    """
+
+    name: str
+    key: OpKey
+    inputs: tuple[str, ...]  # activations; the residual, if any, comes last
+    output: str
+    constants: Mapping[str, Array] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()  # names of the ops it was fused from
+    payload: bytes = b""  # fallback kernels: the one-node ONNX model
+
+
+@dataclass(frozen=True, slots=True)
+class KernelGraph:
+    """A lowered network: kernels in execution order."""
+
+    name: str
+    tensors: Mapping[str, Tensor]
+    kernels: tuple[Kernel, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    #: tensor -> tensor it shares storage with (reshapes cost nothing)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def keys(self) -> tuple[OpKey, ...]:
+        """The kernels' keys, in execution order."""
+        return tuple(kernel.key for kernel in self.kernels)
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """A placed activation or scratch buffer."""
+
+    name: str
+    offset_bytes: int
+    size_bytes: int
+    first: int  # index of the kernel that writes it first (-1: a network input)
+    last: int  # index of the last kernel that reads it (len(kernels): a network output)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Where every buffer lives in the one arena, and how good that is."""
+
+    buffers: tuple[Buffer, ...]
+    arena_bytes: int
+    lower_bound_bytes: int  # the largest set of buffers live at once
+    alignment_bytes: int

@@ -1,0 +1,1 @@
+"""Boards: profiles, their validation, and ways to reach them."""

@@ -1,0 +1,1 @@
+"""Latency tables: keys, measurement, prediction."""

@@ -1,0 +1,1 @@
+"""Ways to time a kernel."""

@@ -1,0 +1,1 @@
+"""Once-for-all supernets: spaces, layers, training, search."""

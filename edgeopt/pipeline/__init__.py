@@ -1,0 +1,1 @@
+"""Compositions: compile, profile, verify, report."""

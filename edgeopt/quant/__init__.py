@@ -1,0 +1,1 @@
+"""Calibration, quantized export and simulation."""

@@ -1,0 +1,1 @@
+"""The supernets that ship with the package: space, weights, model card."""

@@ -1,0 +1,41 @@
+"""What tests share: the data folder, and skipping where a tool is missing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+INSTALL = {
+    "qemu-aarch64": "apt-get install -y qemu-user",
+    "gcc": "apt-get install -y gcc",
+    "clang": "apt-get install -y clang",
+    "cmake": "apt-get install -y cmake",
+    "chromium": "apt-get install -y chromium",
+    "aarch64-linux-gnu-gcc": "apt-get install -y gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
+}
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of reference data (CIFAR-10, latency tables, golden checkpoints)."""
+    value = os.environ.get("EDGEOPT_DATA")
+    if not value or not Path(value).is_dir():
+        pytest.skip("EDGEOPT_DATA does not name the folder of reference data")
+    return Path(value).resolve()
+
+
+@pytest.fixture(scope="session")
+def needs_tool() -> Callable[[str], str]:
+    """``needs_tool("clang")`` gives the program's path, or skips saying how to install it."""
+
+    def find(name: str) -> str:
+        path = shutil.which(name)
+        if path is None:
+            pytest.skip(f"{name} is missing: {INSTALL.get(name, 'install it')}")
+        return path
+
+    return find
