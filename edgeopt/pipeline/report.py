@@ -1,0 +1,282 @@
+"""The report of a bundle: one offline HTML file with the figures and the pictures behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jinja2
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from edgeopt.core.kernels import OpKey
+from edgeopt.core.units import show_duration, show_size
+from edgeopt.pipeline.manifest import Figure, Manifest, PointInfo
+
+# Colour-blind safe (Okabe and Ito 2008), so series differ in print as well.
+_BLUE, _ORANGE, _GREEN, _GREY, _RED = "#0072B2", "#E69F00", "#009E73", "#999999", "#D55E00"
+_LAYOUT = {
+    "template": "plotly_white",
+    "font": {"family": "system-ui, sans-serif", "size": 13},
+    "margin": {"l": 70, "r": 20, "t": 20, "b": 60},
+    "height": 380,
+}
+
+#: name -> (what a user calls it, how its value is shown)
+FIGURES: dict[str, tuple[str, str]] = {
+    "accuracy": ("accuracy", "share"),
+    "latency_ns": ("latency", "duration"),
+    "arena_bytes": ("arena RAM", "size"),
+    "arena_lower_bound_bytes": ("arena lower bound", "size"),
+    "weight_bytes": ("weights", "size"),
+    "code_bytes": ("code", "size"),
+    "flash_bytes": ("flash", "size"),
+    "macs": ("multiply-accumulates", "count"),
+}
+
+
+def show_value(name: str, value: float) -> str:
+    """A figure's value in the unit a person reads."""
+    style = FIGURES.get(name, (name, "count"))[1]
+    if style == "share":
+        return f"{100 * value:.2f} %"
+    if style == "duration":
+        return show_duration(value)
+    if style == "size":
+        return show_size(value)
+    return f"{value:,.0f}"
+
+
+def show_figure(figure: Figure) -> tuple[str, str, str]:
+    """Title, value with its interval, and source of a figure."""
+    title = FIGURES.get(figure.name, (figure.name, ""))[0]
+    text = show_value(figure.name, figure.value)
+    if figure.low is not None and figure.high is not None and figure.low < figure.high:
+        low, high = (show_value(figure.name, v) for v in (figure.low, figure.high))
+        text += f" ({low} – {high})"
+    return title, text, f"{figure.source}: {figure.how}" if figure.how else figure.source
+
+
+def render_report(manifest: Manifest, points: Sequence[PointInfo]) -> str:
+    """The HTML page; plotly's script is inlined once, so it opens without a network."""
+    from plotly.offline import get_plotlyjs
+
+    environment = Environment(
+        loader=PackageLoader("edgeopt.pipeline", "templates"),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    charts = [
+        (title, caption, _div(f"chart{i}", figure))
+        for i, (title, caption, figure) in enumerate(_charts(manifest, points))
+    ]
+    rows = sorted(manifest.kernels, key=lambda k: -k.latency_ns)
+    try:
+        return environment.get_template("report.html.j2").render(
+            manifest=manifest,
+            figures=[show_figure(f) for f in manifest.figures],
+            charts=charts,
+            kernels=[
+                (k.name, k.key, k.template, show_duration(k.latency_ns), k.latency_source,
+                 show_size(k.weight_bytes))
+                for k in rows
+            ],
+            fallbacks=[k for k in manifest.kernels if k.template == "fallback"],
+            plotly_js=get_plotlyjs(),
+        )  # fmt: skip
+    except jinja2.UndefinedError as error:
+        raise RuntimeError(f"report template: {error}") from error
+
+
+def _div(name: str, figure: Any) -> str:
+    html: str = figure.to_html(
+        full_html=False, include_plotlyjs=False, div_id=name, config={"displaylogo": False}
+    )
+    return html
+
+
+def _charts(manifest: Manifest, points: Sequence[PointInfo]) -> list[tuple[str, str, Any]]:
+    charts = []
+    if points:
+        charts.append(
+            (
+                "Search",
+                f"{len(points)} candidates by predicted accuracy and latency; the line joins those "
+                "that nothing beats on accuracy, latency, RAM and flash at once in this view.",
+                _search_chart(manifest, points),
+            )
+        )
+    charts.append(
+        (
+            "Latency by kernel",
+            "One bar a kernel, in execution order; hover for its key.",
+            _latency_chart(manifest),
+        )
+    )
+    charts.append(
+        (
+            "Memory over time",
+            "Each rectangle is a buffer: which bytes of the arena it holds, and while which "
+            "kernels run.",
+            _memory_chart(manifest),
+        )
+    )
+    charts.append(
+        (
+            "Precision and weights",
+            "Bytes of weights each kernel keeps in flash, coloured by the precision it runs in.",
+            _precision_chart(manifest),
+        )
+    )
+    return charts
+
+
+def _search_chart(manifest: Manifest, points: Sequence[PointInfo]) -> Any:
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    groups = (
+        ("over budget", [p for p in points if not p.feasible], _GREY),
+        ("within budget", [p for p in points if p.feasible], _BLUE),
+    )
+    for title, group, colour in groups:
+        figure.add_scatter(
+            x=[p.latency_ns / 1e6 for p in group],
+            y=[100 * p.accuracy for p in group],
+            mode="markers",
+            name=title,
+            marker={"size": 5, "color": colour, "opacity": 0.45},
+            text=[
+                f"{p.subnet}<br>{p.precision}, RAM {show_size(p.ram_bytes)}, "
+                f"flash {show_size(p.flash_bytes)}"
+                for p in group
+            ],
+        )
+    front = sorted((p for p in points if p.pareto), key=lambda p: p.latency_ns)
+    best: list[PointInfo] = []
+    for point in front:
+        if not best or point.accuracy > best[-1].accuracy:
+            best.append(point)
+    figure.add_scatter(
+        x=[p.latency_ns / 1e6 for p in best],
+        y=[100 * p.accuracy for p in best],
+        mode="lines",
+        name="Pareto front",
+        line={"color": _GREEN, "width": 2, "shape": "hv"},
+    )
+    chosen = next(
+        (p for p in points if p.subnet == manifest.subnet and p.precision == manifest.precision),
+        None,
+    )
+    if chosen is not None:
+        figure.add_scatter(
+            x=[chosen.latency_ns / 1e6],
+            y=[100 * chosen.accuracy],
+            mode="markers",
+            name="chosen",
+            marker={"size": 14, "color": _ORANGE, "symbol": "star",
+                    "line": {"width": 1, "color": "black"}},
+        )  # fmt: skip
+    if "latency_ns" in manifest.budget:
+        figure.add_vline(
+            x=manifest.budget["latency_ns"] / 1e6, line={"color": _RED, "dash": "dash"},
+            annotation_text="budget",
+        )  # fmt: skip
+    figure.update_layout(
+        **_LAYOUT,
+        xaxis_title="predicted latency (ms)",
+        yaxis_title="predicted accuracy (%)",
+        legend={"orientation": "h", "y": 1.12},
+    )
+    return figure
+
+
+def _latency_chart(manifest: Manifest) -> Any:
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    operators = sorted({OpKey.parse(k.key).op for k in manifest.kernels})
+    colours = (_BLUE, _ORANGE, _GREEN, _RED, "#56B4E9", "#CC79A7", "#F0E442", _GREY, "#000000")
+    for i, operator in enumerate(operators):
+        mine = [(n, k) for n, k in enumerate(manifest.kernels) if OpKey.parse(k.key).op == operator]
+        figure.add_bar(
+            x=[n for n, _ in mine],
+            y=[k.latency_ns / 1e3 for _, k in mine],
+            name=operator,
+            marker_color=colours[i % len(colours)],
+            text=[f"{k.name}<br>{k.key}<br>{k.latency_source}" for _, k in mine],
+            textposition="none",
+            hoverinfo="text+y",
+        )
+    figure.update_layout(
+        **_LAYOUT,
+        xaxis_title="kernel, in execution order",
+        yaxis_title="latency (µs)",
+        bargap=0.1,
+        legend={"orientation": "h", "y": 1.12},
+    )
+    return figure
+
+
+def _memory_chart(manifest: Manifest) -> Any:
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    last = max(len(manifest.kernels) - 1, 0)
+    palette = (_BLUE, _ORANGE, _GREEN, "#56B4E9", "#CC79A7")
+    for i, buffer in enumerate(manifest.buffers):
+        start, end = max(buffer.first, 0) - 0.5, min(buffer.last, last) + 0.5
+        low, high = buffer.offset_bytes / 1e3, (buffer.offset_bytes + buffer.size_bytes) / 1e3
+        figure.add_scatter(
+            x=[start, end, end, start, start],
+            y=[low, low, high, high, low],
+            fill="toself",
+            mode="lines",
+            line={"width": 1, "color": "white"},
+            fillcolor=palette[i % len(palette)],
+            opacity=0.8,
+            name=buffer.name,
+            text=f"{buffer.name}: {show_size(buffer.size_bytes)} at {buffer.offset_bytes}",
+            hoverinfo="text",
+            showlegend=False,
+        )
+    bound = manifest.figure("arena_lower_bound_bytes")
+    if bound is not None and bound.value:
+        figure.add_hline(
+            y=bound.value / 1e3, line={"color": _RED, "dash": "dash"},
+            annotation_text="lower bound",
+        )  # fmt: skip
+    figure.update_layout(
+        **_LAYOUT, xaxis_title="kernel, in execution order", yaxis_title="arena (kB)"
+    )
+    return figure
+
+
+def _precision_chart(manifest: Manifest) -> Any:
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for precision, colour in (("f32", _BLUE), ("i8", _GREEN)):
+        mine = [
+            (n, k)
+            for n, k in enumerate(manifest.kernels)
+            if OpKey.parse(k.key).precision == precision
+        ]
+        figure.add_bar(
+            x=[n for n, _ in mine],
+            y=[k.weight_bytes / 1e3 for _, k in mine],
+            name={"f32": "float32", "i8": "int8"}[precision],
+            marker_color=colour,
+            text=[f"{k.name}<br>{k.key}" for _, k in mine],
+            textposition="none",
+            hoverinfo="text+y",
+        )
+    figure.update_layout(
+        **_LAYOUT,
+        xaxis_title="kernel, in execution order",
+        yaxis_title="weights (kB)",
+        legend={"orientation": "h", "y": 1.12},
+        showlegend=True,
+    )
+    return figure
