@@ -1,149 +1,122 @@
-"""Elementwise functions of one tensor: their canonical text and their float32 meaning.
+"""Elementwise functions, defined once: what float references, tables and clamps are made of.
 
-The text stands in `OpKey.activation`: the function's name, then ``_`` and each parameter that is
-not the default, for instance ``relu``, ``leakyrelu_0.1``, ``clip_-1.0_1.0``. Integer tables are
-built from `apply`, so that every part of edgeopt builds the same table.
+Every function computes in binary32. Integer networks evaluate them in one of two ways: functions
+that only clamp (`CLAMPS`) become bounds of the requantization before them, all others become a
+table of 256 entries (`core.affine.table`).
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 
-from edgeopt.core.errors import InputError, suggest
+from edgeopt.core import affine
+from edgeopt.core.network import ACTIVATIONS, Quant
 
-F32 = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float32]
 
-#: Parameters of each function in the order they are written, with their defaults.
-PARAMETERS: Mapping[str, Mapping[str, float]] = MappingProxyType(
-    {
-        "none": {},
-        "relu": {},
-        "relu6": {},
-        "clip": {"min": -math.inf, "max": math.inf},
-        "hardswish": {},
-        "hardsigmoid": {"alpha": 1 / 6, "beta": 0.5},
-        "sigmoid": {},
-        "tanh": {},
-        "leakyrelu": {"alpha": 0.01},
-        "silu": {},
-        "elu": {"alpha": 1.0},
-        "gelu": {},
-    }
-)
+#: Functions that are a clamp, so that an integer network needs no table for them.
+CLAMPS = frozenset({"relu", "relu6", "clip"})
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
-@functools.lru_cache(maxsize=1024)
-def _text(function: str, values: tuple[float, ...]) -> str:
-    defaults = tuple(PARAMETERS[function].values())
-    if function == "clip":
-        if values == (0.0, 6.0):
-            return "relu6"
-        if values == (0.0, math.inf):
-            return "relu"
-    if all(np.float32(v) == np.float32(d) for v, d in zip(values, defaults, strict=True)):
-        return "none" if function == "clip" else function
-    return "_".join((function, *(repr(float(v)).replace("+", "") for v in values)))
+def _number(attrs: Mapping[str, object], name: str, default: float) -> np.float32:
+    value = attrs.get(name)
+    if value is None:
+        return np.float32(default)
+    assert isinstance(value, (int, float, np.floating))
+    return np.float32(value)
 
 
-def text_of(function: str, attrs: Mapping[str, object] | None = None) -> str:
-    """The canonical text of a function with its parameters.
-
-    >>> text_of("clip", {"min": 0.0, "max": 6.0})
-    'relu6'
-    >>> text_of("leakyrelu", {"alpha": 0.25})
-    'leakyrelu_0.25'
-    """
-    parameters = PARAMETERS.get(function)
-    if parameters is None:
-        raise InputError(
-            f"activation {function!r} is not known",
-            hint=suggest(function, PARAMETERS, noun="activation"),
-        )
-    if not parameters:
-        return function
-    given = attrs or {}
-    values = tuple(float(given.get(k, d)) for k, d in parameters.items())  # type: ignore[arg-type]
-    return _text(function, values)
+def _hardsigmoid(x: Floats, alpha: np.float32, beta: np.float32) -> Floats:
+    line: Floats = x * alpha + beta
+    return np.clip(line, np.float32(0), np.float32(1))
 
 
-def parse(text: str) -> tuple[str, dict[str, float]]:
-    """Function and all its parameters from the canonical text.
-
-    Raises:
-        InputError: the text names no known function, or has the wrong number of parameters.
-    """
-    function, *rest = text.split("_")
-    parameters = PARAMETERS.get(function)
-    if parameters is None or (rest and len(rest) != len(parameters)):
-        raise InputError(
-            f"activation {text!r} is not known",
-            hint=suggest(function, PARAMETERS, noun="activation"),
-        )
-    try:
-        values = [float(part) for part in rest] or list(parameters.values())
-    except ValueError as error:
-        raise InputError(f"activation {text!r}: {error}") from error
-    return function, dict(zip(parameters, values, strict=True))
+def _sigmoid(x: Floats) -> Floats:
+    wide = np.maximum(x.astype(np.float64), -700.0)  # exp(700) is still finite
+    y: Floats = (1.0 / (1.0 + np.exp(-wide))).astype(np.float32)
+    return y
 
 
-def bounds(text: str) -> tuple[float, float] | None:
-    """(low, high) if the function only clamps, else None."""
-    if text == "none":
-        return -math.inf, math.inf
-    if text == "relu":
+def _gelu(x: Floats, attrs: Mapping[str, object]) -> Floats:
+    wide = x.astype(np.float64)
+    if attrs.get("approximate") == "tanh":
+        gate = np.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3))
+    else:
+        gate = _erf(wide / math.sqrt(2))
+    half: Floats = (0.5 * wide * (1 + gate)).astype(np.float32)
+    return half
+
+
+def _elu(x: Floats, alpha: np.float32) -> Floats:
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, np.float32(0))))
+
+
+def bounds(function: str, attrs: Mapping[str, object]) -> tuple[float, float]:
+    """Smallest and largest value a clamp lets through; infinite where it does not bound."""
+    if function == "relu":
         return 0.0, math.inf
-    if text == "relu6":
+    if function == "relu6":
         return 0.0, 6.0
-    if text.startswith("clip"):
-        parameters = parse(text)[1]
-        return parameters["min"], parameters["max"]
-    return None
+    if function == "clip":
+        return float(_number(attrs, "min", -math.inf)), float(_number(attrs, "max", math.inf))
+    raise ValueError(f"{function!r} is not a clamp")
 
 
-def _erf(x: F32) -> F32:
-    return np.fromiter((math.erf(v) for v in x.ravel().tolist()), np.float32, x.size).reshape(
-        x.shape
+def apply(function: str, x: Floats, attrs: Mapping[str, object] | None = None) -> Floats:
+    """Evaluate an activation named as in `core.network.ACTIVATIONS` on float32 values."""
+    if function not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {function!r}")
+    attrs = attrs or {}
+    if function in CLAMPS:
+        low, high = bounds(function, attrs)
+        return np.clip(x, np.float32(low), np.float32(high))
+    sixth = np.float32(1 / 6)
+    simple: Mapping[str, Callable[[], Floats]] = {
+        "hardswish": lambda: x * _hardsigmoid(x, sixth, np.float32(0.5)),
+        "hardsigmoid": lambda: _hardsigmoid(
+            x, _number(attrs, "alpha", 0.2), _number(attrs, "beta", 0.5)
+        ),
+        "sigmoid": lambda: _sigmoid(x),
+        "tanh": lambda: np.tanh(x.astype(np.float64)).astype(np.float32),
+        "leakyrelu": lambda: np.where(x >= 0, x, x * _number(attrs, "alpha", 0.01)),
+        "silu": lambda: x * _sigmoid(x),
+        "elu": lambda: _elu(x, _number(attrs, "alpha", 1.0)),
+        "gelu": lambda: _gelu(x, attrs),
+    }
+    return np.asarray(simple[function](), dtype=np.float32)
+
+
+def table(
+    function: str, attrs: Mapping[str, object], quant_in: Quant, quant_out: Quant
+) -> npt.NDArray[np.int8]:
+    """The 256-entry int8 table of an activation; entry ``q + 128`` is the output for ``q``."""
+    return affine.table(
+        lambda x: apply(function, x, attrs),
+        quant_in.scale,
+        quant_in.zero_point,
+        quant_out.scale,
+        quant_out.zero_point,
     )
 
 
-_ONE, _HALF, _SIX = np.float32(1), np.float32(0.5), np.float32(6)
+def clamp(function: str, attrs: Mapping[str, object], quant: Quant) -> tuple[int, int]:
+    """Bounds (lo, hi) on the stored int8 value that a clamp becomes in a tensor of ``quant``.
 
-
-def _sigmoid(x: F32) -> F32:
-    # one exponential of a negative number: cannot overflow
-    e = np.exp(-np.abs(x))
-    return np.asarray(np.where(x >= 0, _ONE, e) / (_ONE + e), np.float32)
-
-
-_FUNCTIONS: Mapping[str, Callable[..., F32]] = MappingProxyType(
-    {
-        "none": lambda x: x,
-        "relu": lambda x: np.maximum(x, np.float32(0)),
-        "relu6": lambda x: np.clip(x, np.float32(0), _SIX),
-        "clip": lambda x, min, max: np.clip(x, np.float32(min), np.float32(max)),  # noqa: A006
-        "hardswish": lambda x: x * np.clip(x * np.float32(1 / 6) + _HALF, np.float32(0), _ONE),
-        "hardsigmoid": lambda x, alpha, beta: np.clip(
-            x * np.float32(alpha) + np.float32(beta), np.float32(0), _ONE
-        ),
-        "sigmoid": _sigmoid,
-        "tanh": np.tanh,
-        "leakyrelu": lambda x, alpha: np.where(x >= 0, x, x * np.float32(alpha)),
-        "silu": lambda x: x * _sigmoid(x),
-        "elu": lambda x, alpha: np.where(
-            x >= 0, x, np.float32(alpha) * np.expm1(np.minimum(x, np.float32(0)))
-        ),
-        "gelu": lambda x: _HALF * x * (_ONE + _erf(x * np.float32(math.sqrt(0.5)))),
-    }
-)
-
-
-def apply(text: str, x: F32) -> F32:
-    """The function named by its canonical text, in float32."""
-    function, parameters = parse(text)
-    return np.asarray(_FUNCTIONS[function](x, **parameters), np.float32)
+    Rounding is monotone, so clamping stored values equals quantizing the clamped real ones.
+    """
+    stored = []
+    for real, unbounded in zip(
+        bounds(function, attrs), (affine.I8_MIN, affine.I8_MAX), strict=True
+    ):
+        if math.isinf(real):
+            stored.append(unbounded)
+        else:
+            one = np.asarray([real], np.float32)
+            stored.append(int(affine.quantize(one, quant.scale, quant.zero_point)[0]))
+    return stored[0], stored[1]

@@ -1,74 +1,71 @@
-from __future__ import annotations
+"""Activations against torch, their tables and their clamps."""
 
-import math
+from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
 
-from edgeopt.core import activations
-from edgeopt.core.errors import InputError
-from edgeopt.core.network import ACTIVATIONS
+from edgeopt.core import activations, affine
+from edgeopt.core.network import ACTIVATIONS, Quant
 
 TORCH = {
-    "relu": torch.nn.functional.relu,
+    "relu": torch.relu,
     "relu6": torch.nn.functional.relu6,
-    "clip_-0.5_1.25": lambda x: torch.clip(x, -0.5, 1.25),
+    "clip": lambda x: torch.clamp(x, -0.5, 0.75),
     "hardswish": torch.nn.functional.hardswish,
-    "hardsigmoid": torch.nn.functional.hardsigmoid,
+    "hardsigmoid": lambda x: torch.clamp(x * 0.25 + 0.4, 0, 1),
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
-    "leakyrelu_0.1": lambda x: torch.nn.functional.leaky_relu(x, 0.1),
+    "leakyrelu": lambda x: torch.nn.functional.leaky_relu(x, 0.2),
     "silu": torch.nn.functional.silu,
-    "elu": torch.nn.functional.elu,
+    "elu": lambda x: torch.nn.functional.elu(x, 0.7),
     "gelu": torch.nn.functional.gelu,
+}
+ATTRS: dict[str, dict[str, object]] = {
+    "clip": {"min": -0.5, "max": 0.75},
+    "hardsigmoid": {"alpha": 0.25, "beta": 0.4},
+    "leakyrelu": {"alpha": 0.2},
+    "elu": {"alpha": 0.7},
 }
 
 
-@pytest.mark.parametrize("text", sorted(TORCH))
-def test_equals_torch(text: str) -> None:
-    x = np.linspace(-9, 9, 2001, dtype=np.float32)
-    got = activations.apply(text, x)
-    assert got.dtype == np.float32
-    np.testing.assert_allclose(got, TORCH[text](torch.from_numpy(x)).numpy(), rtol=2e-6, atol=1e-6)
+def test_every_activation_is_covered() -> None:
+    assert set(TORCH) == ACTIVATIONS
 
 
-def test_every_network_activation_has_a_meaning() -> None:
-    x = np.ones(3, np.float32)
-    for function in ACTIVATIONS:
-        text = activations.text_of(function, {"min": -1.0, "max": 2.0, "alpha": 0.3, "beta": 0.4})
-        assert activations.apply(text, x).shape == (3,)
+@pytest.mark.parametrize("name", sorted(TORCH))
+def test_apply_equals_torch(name: str) -> None:
+    x = np.linspace(-12, 12, 4001).astype(np.float32)
+    expected = TORCH[name](torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(activations.apply(name, x, ATTRS.get(name)), expected, atol=2e-6)
 
 
-@pytest.mark.parametrize(
-    ("function", "attrs", "text"),
-    [
-        ("clip", {"min": 0.0, "max": 6.0}, "relu6"),
-        ("clip", {"min": 0.0}, "relu"),
-        ("clip", {}, "none"),
-        ("clip", {"min": -1e20, "max": 1e20}, "clip_-1e20_1e20"),
-        ("hardsigmoid", {"alpha": float(np.float32(1 / 6)), "beta": 0.5}, "hardsigmoid"),
-        ("hardsigmoid", {"alpha": 0.2}, "hardsigmoid_0.2_0.5"),
-    ],
-)
-def test_text_is_canonical_and_reads_back(function: str, attrs: dict, text: str) -> None:
-    assert activations.text_of(function, attrs) == text
-    again, parameters = activations.parse(text)
-    assert activations.text_of(again, parameters) == text
+def test_gelu_tanh_form() -> None:
+    x = np.linspace(-6, 6, 1001).astype(np.float32)
+    expected = torch.nn.functional.gelu(torch.from_numpy(x), approximate="tanh").numpy()
+    found = activations.apply("gelu", x, {"approximate": "tanh"})
+    np.testing.assert_allclose(found, expected, atol=2e-6)
 
 
-def test_bounds() -> None:
-    assert activations.bounds("relu6") == (0.0, 6.0)
-    assert activations.bounds("none") == (-math.inf, math.inf)
-    assert activations.bounds("clip_-1.0_2.0") == (-1.0, 2.0)
-    assert activations.bounds("hardswish") is None
+@pytest.mark.parametrize("name", sorted(activations.CLAMPS))
+@pytest.mark.parametrize("quant", [Quant(0.05, -128), Quant(0.031, 3), Quant(0.01, 90)])
+def test_clamp_of_stored_values_is_the_table(name: str, quant: Quant) -> None:
+    attrs = ATTRS.get(name, {})
+    low, high = activations.clamp(name, attrs, quant)
+    every = np.arange(affine.I8_MIN, affine.I8_MAX + 1)
+    table = activations.table(name, attrs, quant, quant)
+    np.testing.assert_array_equal(np.clip(every, low, high), table)
 
 
-def test_unknown_function_is_named() -> None:
-    with pytest.raises(InputError, match="activation 'hardswich' is not known") as caught:
-        activations.text_of("hardswich")
-    assert "did you mean hardswish" in str(caught.value)
-    with pytest.raises(InputError, match="'relu_1' is not known"):
-        activations.parse("relu_1")
-    with pytest.raises(InputError, match="could not convert"):
-        activations.parse("leakyrelu_x")
+def test_table_of_hardswish_by_hand() -> None:
+    table = activations.table("hardswish", {}, Quant(0.05, 0), Quant(0.04, -100))
+    for stored in (-128, -60, -7, 0, 33, 127):
+        real = np.float32(stored) * np.float32(0.05)
+        swish = real * min(max(float(real) / 6 + 0.5, 0.0), 1.0)
+        assert abs(int(table[stored + 128]) - (round(swish / 0.04) - 100)) <= 1
+
+
+def test_unknown_activation() -> None:
+    with pytest.raises(ValueError, match="mish"):
+        activations.apply("mish", np.zeros(1, np.float32))
