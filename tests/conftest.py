@@ -39,3 +39,9 @@ def needs_tool() -> Callable[[str], str]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def stage_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One stage cache for the whole run, so that a subnet is compiled once."""
+    return tmp_path_factory.mktemp("stage-cache")

@@ -52,7 +52,7 @@ def show_figure(figure: Figure) -> tuple[str, str, str]:
     text = show_value(figure.name, figure.value)
     if figure.low is not None and figure.high is not None and figure.low < figure.high:
         low, high = (show_value(figure.name, v) for v in (figure.low, figure.high))
-        text += f" ({low} – {high})"
+        text += f" ({low} to {high})"
     return title, text, f"{figure.source}: {figure.how}" if figure.how else figure.source
 
 

@@ -1,0 +1,57 @@
+# Two commands do everything: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: demo test check tools ctest clean
+
+# The embedded supernet, searched and compiled for a Raspberry Pi 4; needs neither data nor board.
+demo: $(VENV)/.installed
+	$(BIN)/edgeopt compile --device rpi4 -o build/demo --force
+	@echo "look at build/demo/report.html"
+
+test: $(VENV)/.tested tools
+	$(MAKE) check
+	$(BIN)/python -m pytest -q
+	$(MAKE) ctest
+
+# What needs no test run: style, types, import directions.
+check: $(VENV)/.tested
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The C runtime on its own, with the host's compiler.
+ctest:
+	cmake -S . -B build/runtime -DCMAKE_BUILD_TYPE=Debug
+	cmake --build build/runtime
+	ctest --test-dir build/runtime --output-on-failure
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install -q -e .
+	@touch $@
+
+$(VENV)/.tested: $(VENV)/.installed
+	$(BIN)/pip install -q -e '.[test]'
+	@touch $@
+
+# Tools the tests start: compilers, an emulator, a browser. Tests skip, saying so, where one is
+# missing; as root on Debian this installs them.
+TOOLS := cmake:cmake gcc:gcc clang:clang qemu-aarch64:qemu-user \
+	aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu chromium:chromium
+tools:
+	@missing=""; for pair in $(TOOLS); do \
+	  command -v $${pair%%:*} >/dev/null 2>&1 || missing="$$missing $${pair##*:}"; done; \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $$missing >/dev/null; \
+	  else echo "tests that need these will skip; install them with: apt-get install -y$$missing"; fi; \
+	fi
+
+clean:
+	rm -rf build dist

@@ -1,0 +1,121 @@
+"""``edgeopt compile``: a network that meets a budget on a board, as code proven to run there."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgeopt.cli.console import Stages, stderr, stdout, table
+
+
+def run(
+    model: Annotated[
+        Path | None,
+        typer.Argument(
+            help="An ONNX network. Without one, a subnet of a zoo supernet is searched."
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option("--device", "-d", help="Board name, or a profile.toml.")
+    ] = ...,  # type: ignore[assignment]
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle.")] = Path("out"),
+    latency: Annotated[str | None, typer.Option(help="Budget, such as 10ms.")] = None,
+    ram: Annotated[str | None, typer.Option(help="Arena budget, such as 64KB.")] = None,
+    flash: Annotated[str | None, typer.Option(help="Weights and code, such as 512KB.")] = None,
+    accuracy: Annotated[str | None, typer.Option(help="Least accuracy, such as 80%.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32 or int8.")] = "auto",
+    supernet: Annotated[str, typer.Option(help="Zoo entry to search.")] = "cifar_mbv3",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Calibration images (npz or image folder); default: the zoo's own."),
+    ] = None,
+    input_shape: Annotated[
+        list[str] | None,
+        typer.Option(help="Fix a dynamic input: name=1x3x224x224. Repeatable."),
+    ] = None,
+    name: Annotated[str, typer.Option(help="Prefix of the generated C.")] = "net",
+    seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse kernels the latency table does not hold.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest instead.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    dump_dir: Annotated[
+        Path | None, typer.Option(help="Write every stage's output here, numbered.")
+    ] = None,
+    cache: Annotated[
+        bool, typer.Option("--cache/--no-cache", help="Reuse stages whose inputs did not change.")
+    ] = True,
+    profile_dir: Annotated[
+        list[Path] | None, typer.Option(help="More folders of device profiles.")
+    ] = None,
+) -> None:
+    """Compile a zoo subnet that meets a budget, or a given ONNX network, for a board.
+
+    Writes a bundle: ONNX models, kernels, a C runner with CMake project, test vectors, a manifest
+    and a report. Everything in it was checked; the table at the end says what was checked where.
+    """
+    from edgeopt.core.estimates import Budget
+    from edgeopt.core.units import parse_duration_ns, parse_share, parse_size_bytes
+    from edgeopt.pipeline.compile import STAGES, CompileRequest, compile_network
+    from edgeopt.pipeline.report import show_figure
+
+    request = CompileRequest(
+        device=device,
+        out=out,
+        model=model,
+        supernet=supernet,
+        budget=Budget(
+            latency_ns=None if latency is None else parse_duration_ns(latency),
+            ram_bytes=None if ram is None else parse_size_bytes(ram),
+            flash_bytes=None if flash is None else parse_size_bytes(flash),
+            min_accuracy=None if accuracy is None else parse_share(accuracy),
+        ),
+        precision=precision,
+        data=data,
+        input_shapes=tuple(input_shape or ()),
+        name=name,
+        seed=seed,
+        force=force,
+        strict=strict,
+        dump_dir=dump_dir,
+        cache=cache,
+        profile_dirs=tuple(profile_dir or ()),
+        command=command_line(),
+    )
+    manifest = compile_network(request, Stages(len(STAGES), quiet=quiet))
+    if as_json:
+        sys.stdout.write(manifest.encode().decode())
+        return
+    console = stdout()
+    title = f"{manifest.name}: {manifest.source} for {manifest.device}, {manifest.precision}"
+    console.print(title)
+    if manifest.subnet:
+        console.print(f"subnet {manifest.subnet}", markup=False)
+    console.print()
+    console.print(
+        table(["figure", "value", "how it is known"], [show_figure(f) for f in manifest.figures])
+    )
+    console.print()
+    console.print(
+        table(
+            ["checked", "where", "result", "detail"],
+            [(c.what, c.where, c.result, c.detail) for c in manifest.checks],
+        )
+    )
+    console.print()
+    for note in manifest.notes:
+        stderr().print(f"note: {note}", markup=False)
+    console.print(f"bundle  {out}", markup=False)
+    console.print(f"report  {out / 'report.html'}", markup=False)
+
+
+def command_line() -> str:
+    """The command as typed, but for the program's folder: goes into the manifest."""
+    import shlex
+
+    return shlex.join(["edgeopt", *sys.argv[1:]])
