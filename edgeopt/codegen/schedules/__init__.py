@@ -1,1 +1,59 @@
-"""Kernel templates over TVM's schedule IR."""
+"""Kernel templates: from an `OpKey` and a `TargetSpec` to code and packed constants.
+
+`select(key, target)` walks an ordered list of rules and returns the first `Template` that
+answers, or None: the key then goes to the fallback path. A template is parameterised by what the
+target says of itself (vector width, registers, instruction features), never by its name.
+
+What lowering hands over
+------------------------
+
+Shapes are physical without the batch of 1 (``16x16x24`` or ``1000``). ``inputs`` of the key counts
+activation inputs, the residual not among them. Names on the left are kernel operators; constants
+are those of `core.kernels.Kernel` (what `Template.pack` reads), unpacked, with exactly these names.
+
+=================  ======  ==================================================================
+operator           type    constants read by ``pack``
+=================  ======  ==================================================================
+pointwise,         f32     ``w`` f32[O,kh,kw,I/groups], ``b`` f32[O] (absent: zero)
+depthwise, conv2d
+linear             f32     ``w`` f32[O,I], ``b`` f32[O] (absent: zero)
+conv-like, linear  i8      ``w`` i8, ``b`` i32[O] as in the model (zero point NOT folded),
+                           ``multiplier`` f32[O], ``qparams`` i32[4] zero_x, zero_y, lo, hi;
+                           ``lut`` i8[256] for a table activation
+add, mul (2 in)    f32     none
+add, mul (1 in)    f32     ``c`` f32, broadcast to [C] (variant ``channel``) or to the whole map
+                           (variant ``full``); a scalar is variant ``channel``
+add (2 in)         i8      ``factors`` f32[2], ``qparams`` i32[5] zero_a, zero_b, zero_y, lo, hi
+add (1 in)         i8      the same and ``c`` i8, variants as above
+mul, scale         i8      ``multiplier`` f32[1], ``qparams`` i32[5] as add (and ``c`` i8, 1 in)
+scale              f32     none; inputs are the map [H,W,C] and the gate [C], in this order
+global_avgpool,    i8      ``multiplier`` f32[1] = float32(float32(s_x / n) / s_y),
+avgpool                    ``qparams`` i32[4] zero_x, zero_y, lo, hi
+maxpool            i8      none: input and output share their quantization
+activation         i8      ``lut`` i8[256]
+concat             i8      ``factors`` f32[n] = float32(s_i / s_y), ``qparams`` i32[n+1] zero
+                           points of the inputs, then of the output; with variant suffix
+                           ``.same`` (all quantizations equal) none
+quantize           f32→i8  ``scale`` f32[1], ``qparams`` i32[1] zero
+dequantize         i8→f32  ``scale`` f32[1], ``qparams`` i32[1] zero
+everything else            none
+=================  ======  ==================================================================
+
+Activations are written in the key as ``name`` or ``name_parameter_parameter``, see
+`schedules.activations.text_of`: ``relu``, ``relu6``, ``hardswish``, ``hardsigmoid`` (alpha 1/6,
+beta 0.5; others ``hardsigmoid_0.2_0.5``), ``clip_-1.0_1.0``, ``leakyrelu_0.01``, ``elu_1.0``,
+``gelu``, ``gelu_tanh``. In f32 every one can be fused into conv-like kernels, linear, add, mul and
+scale (``activation``, then the residual is added, then ``residual_activation``). In i8 conv-like
+kernels and linear take a clamping activation (``relu``, ``relu6``, ``clip_…``) through lo and hi
+of ``qparams``, and any other through ``lut``; add, mul and scale take clamping ones only. The residual
+is fused in f32 only.
+
+Variants of the other operators: concat ``axis2.32-64`` (axis of the key's shape, sizes of
+the inputs along it, in order); transpose ``perm1-0-2`` (of the key's shape); softmax ``axis0``
+(absent: the last); avgpool ``include`` (padding is counted; absent: it is not); resize has none
+(nearest neighbour, integer factors).
+
+A kernel whose template takes them has its parameters in this order: inputs, residual, constants,
+output, scratch; ``Template.function(key, target).args`` says so exactly, and names the packed
+constants, which are other than those above.
+"""
