@@ -11,13 +11,15 @@ import typer
 from edgeopt import __version__
 from edgeopt.cli import (
     bench,
-    compile as compile_command,
     devices,
     inspect,
     predict,
     profile,
     train,
     verify,
+)
+from edgeopt.cli import (
+    compile as compile_command,
 )
 from edgeopt.cli.console import print_error
 from edgeopt.core.errors import EdgeoptError
