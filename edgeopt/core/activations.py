@@ -120,3 +120,58 @@ def clamp(function: str, attrs: Mapping[str, object], quant: Quant) -> tuple[int
             one = np.asarray([real], np.float32)
             stored.append(int(affine.quantize(one, quant.scale, quant.zero_point)[0]))
     return stored[0], stored[1]
+
+
+#: Parameters in the order `text_of` writes them, and the values that go unwritten.
+_WRITTEN: Mapping[str, Mapping[str, float]] = {
+    "clip": {"min": -math.inf, "max": math.inf},
+    "hardsigmoid": {"alpha": 1 / 6, "beta": 0.5},
+    "leakyrelu": {"alpha": 0.01},
+    "elu": {"alpha": 1.0},
+}
+#: What `apply` takes for a missing attribute where that differs from the unwritten value.
+_MISSING: Mapping[str, Mapping[str, float]] = {"hardsigmoid": {"alpha": 0.2, "beta": 0.5}}
+
+
+def text_of(function: str, attrs: Mapping[str, object] | None = None) -> str:
+    """A function and its parameters as `OpKey.activation` writes them.
+
+    The bare name where the parameters are the usual ones (those of torch), else the name, and
+    each parameter after a ``_``. Clamps are named by what they do.
+
+    >>> text_of("clip", {"min": 0.0, "max": 6.0})
+    'relu6'
+    >>> text_of("leakyrelu", {"alpha": 0.25})
+    'leakyrelu_0.25'
+    """
+    attrs = attrs or {}
+    if function == "gelu" and attrs.get("approximate") == "tanh":
+        return "gelu_tanh"
+    usual = _WRITTEN.get(function)
+    if usual is None:
+        if function not in ACTIVATIONS:
+            raise ValueError(f"unknown activation {function!r}")
+        return function
+    missing = _MISSING.get(function, usual)
+    values = [_number(attrs, name, missing[name]) for name in usual]
+    if function == "clip" and values[0] == 0 and values[1] in (6, math.inf):
+        return "relu6" if values[1] == 6 else "relu"
+    if values == [np.float32(value) for value in usual.values()]:
+        return function
+    return "_".join((function, *(str(value).replace("+", "") for value in values)))
+
+
+def parse_text(text: str) -> tuple[str, dict[str, object]]:
+    """Function and attributes (for `apply`) from what `text_of` wrote.
+
+    Raises:
+        ValueError: the text names no known function, or has the wrong number of parameters.
+    """
+    function, *rest = text.split("_")
+    if text == "gelu_tanh":
+        return "gelu", {"approximate": "tanh"}
+    usual = _WRITTEN.get(function, {})
+    if function not in ACTIVATIONS or (rest and len(rest) != len(usual)):
+        raise ValueError(f"unknown activation {text!r}")
+    values = [float(part) for part in rest] or list(usual.values())
+    return function, dict(zip(usual, values, strict=True))

@@ -69,3 +69,34 @@ def test_table_of_hardswish_by_hand() -> None:
 def test_unknown_activation() -> None:
     with pytest.raises(ValueError, match="mish"):
         activations.apply("mish", np.zeros(1, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("function", "attrs", "text"),
+    [
+        ("clip", {"min": 0.0, "max": 6.0}, "relu6"),
+        ("clip", {"min": 0.0}, "relu"),
+        ("clip", {"min": -1e20, "max": 1e20}, "clip_-1e20_1e20"),
+        ("hardsigmoid", {"alpha": float(np.float32(1 / 6)), "beta": 0.5}, "hardsigmoid"),
+        ("hardsigmoid", {}, "hardsigmoid_0.2_0.5"),
+        ("leakyrelu", {"alpha": 0.3}, "leakyrelu_0.3"),
+        ("gelu", {"approximate": "tanh"}, "gelu_tanh"),
+        ("silu", {}, "silu"),
+    ],
+)
+def test_text_reads_back_as_the_same_function(
+    function: str, attrs: dict[str, object], text: str
+) -> None:
+    assert activations.text_of(function, attrs) == text
+    again, parameters = activations.parse_text(text)
+    assert activations.text_of(again, parameters) == text
+    x = np.linspace(-9, 9, 301).astype(np.float32)
+    np.testing.assert_array_equal(
+        activations.apply(function, x, attrs), activations.apply(again, x, parameters)
+    )
+
+
+@pytest.mark.parametrize("text", ["hardswich", "relu_1", "clip_1.0", "leakyrelu_x", ""])
+def test_text_of_no_function_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="unknown activation|could not convert"):
+        activations.parse_text(text)
