@@ -98,5 +98,5 @@ def test_text_reads_back_as_the_same_function(
 
 @pytest.mark.parametrize("text", ["hardswich", "relu_1", "clip_1.0", "leakyrelu_x", ""])
 def test_text_of_no_function_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="unknown activation|could not convert"):
+    with pytest.raises(ValueError, match=r"unknown activation|could not convert"):
         activations.parse_text(text)
