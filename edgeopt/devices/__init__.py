@@ -1,1 +1,5 @@
-"""Boards: profiles, their validation, and ways to reach them."""
+"""Device profiles and the ways to reach a device."""
+
+from edgeopt.devices.profile import available, load, load_file, shipped_dir
+
+__all__ = ["available", "load", "load_file", "shipped_dir"]

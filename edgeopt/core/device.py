@@ -1,0 +1,149 @@
+"""A board as edgeopt sees it: what it is, what it can do, and how each number is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from types import MappingProxyType
+
+from edgeopt.core.errors import InputError
+from edgeopt.core.estimates import Source
+from edgeopt.core.files import digest
+from edgeopt.core.target import TargetSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """How a number is known: its kind of source, and the document, probe or reasoning."""
+
+    source: Source
+    reference: str
+
+    def __post_init__(self) -> None:
+        if not self.reference.strip():
+            raise InputError("a source needs a reference", hint="name the document or the probe")
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRegion:
+    """A range of a microcontroller's address space."""
+
+    name: str
+    kind: str  # "ram" or "flash"
+    address: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Toolchain:
+    """C compilers that can build for the device, preferred first, and the flags they need."""
+
+    compilers: tuple[str, ...]
+    c_flags: tuple[str, ...] = ()
+    link_flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """How a program gets to run: a transport's name and what it needs to know."""
+
+    transport: str  # "local", "qemu_user", "qemu_system"
+    program: str = ""  # the emulator, e.g. "qemu-aarch64"
+    cpu: str = ""  # the emulator's name of the processor
+    machine: str = ""  # the emulator's name of the board
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceProfile:
+    """A device; None means unknown or not applicable, never zero.
+
+    Every field in `NUMBERS` that is not None has an entry in ``provenance``; memory regions have
+    theirs under ``region.<name>``.
+
+    Attributes:
+        name: what a user types, ``[a-z0-9-]``.
+        kind: ``linux`` or ``firmware``.
+        features: ISA features in LLVM's spelling.
+        l2_bytes: second-level cache that one core can use.
+        ram_bytes: memory that a deployment may use in all.
+        flash_bytes: read-only memory for code and weights; None where storage is no concern.
+        precisions: what kernels may compute in: ``f32``, ``i8``.
+        folder: where the profile was read from; tables lie beside it. None for a probed device.
+    """
+
+    name: str
+    title: str
+    chip: str
+    core: str
+    kind: str
+    arch: str
+    triple: str
+    mcpu: str
+    features: frozenset[str]
+    cores: int
+    vector_bits: int
+    vector_registers: int
+    clock_hz: int | None
+    l1d_bytes: int | None
+    l1i_bytes: int | None
+    l2_bytes: int | None
+    l3_bytes: int | None
+    ram_bytes: int | None
+    flash_bytes: int | None
+    precisions: tuple[str, ...]
+    toolchain: Toolchain
+    runner: Runner
+    provenance: Mapping[str, Provenance]
+    regions: tuple[MemoryRegion, ...] = ()
+    notes: str = ""
+    folder: Path | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
+        for name in NUMBERS:
+            value = getattr(self, name)
+            if value is not None and name not in self.provenance:
+                raise InputError(f"{name} has no source", where=f"device {self.name}")
+        for region in self.regions:
+            if f"region.{region.name}" not in self.provenance:
+                raise InputError(
+                    f"memory region {region.name} has no source", where=f"device {self.name}"
+                )
+
+    @property
+    def target(self) -> TargetSpec:
+        """What kernel templates need to know of the device."""
+        return TargetSpec(
+            arch=self.arch,
+            triple=self.triple,
+            mcpu=self.mcpu,
+            features=self.features,
+            vector_bits=self.vector_bits,
+            vector_registers=self.vector_registers,
+            l1d_bytes=self.l1d_bytes or 0,
+            l2_bytes=self.l2_bytes or 0,
+            cores=self.cores,
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Sixteen hex digits over what decides generated code and its timing.
+
+        The clock and the processors in use are left out: they vary from run to run on a probed
+        machine, and a table records them with its measurements.
+        """
+        parts = (
+            self.name, self.chip, self.core, self.triple, self.mcpu, sorted(self.features),
+            self.vector_bits, self.vector_registers,
+            self.l1d_bytes, self.l1i_bytes, self.l2_bytes, self.l3_bytes,
+        )  # fmt: skip
+        return digest(repr(parts).encode())[:16]
+
+
+#: The fields of a profile that are figures and so carry a source.
+NUMBERS: tuple[str, ...] = tuple(
+    item.name
+    for item in fields(DeviceProfile)
+    if item.name.endswith(("_bytes", "_hz", "_bits")) or item.name in ("cores", "vector_registers")
+)
