@@ -122,22 +122,20 @@ def clamp(function: str, attrs: Mapping[str, object], quant: Quant) -> tuple[int
     return stored[0], stored[1]
 
 
-#: Parameters in the order `text_of` writes them, and the values that go unwritten.
+#: Parameters in the order `text_of` writes them, with what `apply` takes for a missing one.
 _WRITTEN: Mapping[str, Mapping[str, float]] = {
     "clip": {"min": -math.inf, "max": math.inf},
-    "hardsigmoid": {"alpha": 1 / 6, "beta": 0.5},
+    "hardsigmoid": {"alpha": 0.2, "beta": 0.5},
     "leakyrelu": {"alpha": 0.01},
     "elu": {"alpha": 1.0},
 }
-#: What `apply` takes for a missing attribute where that differs from the unwritten value.
-_MISSING: Mapping[str, Mapping[str, float]] = {"hardsigmoid": {"alpha": 0.2, "beta": 0.5}}
 
 
 def text_of(function: str, attrs: Mapping[str, object] | None = None) -> str:
     """A function and its parameters as `OpKey.activation` writes them.
 
-    The bare name where the parameters are the usual ones (those of torch), else the name, and
-    each parameter after a ``_``. Clamps are named by what they do.
+    The name, and each parameter after a ``_``; clamps are named by what they do, and a bare
+    ``hardsigmoid`` is that of torch and of MobileNetV3 (alpha 1/6, beta 0.5).
 
     >>> text_of("clip", {"min": 0.0, "max": 6.0})
     'relu6'
@@ -147,16 +145,15 @@ def text_of(function: str, attrs: Mapping[str, object] | None = None) -> str:
     attrs = attrs or {}
     if function == "gelu" and attrs.get("approximate") == "tanh":
         return "gelu_tanh"
-    usual = _WRITTEN.get(function)
-    if usual is None:
+    missing = _WRITTEN.get(function)
+    if missing is None:
         if function not in ACTIVATIONS:
             raise ValueError(f"unknown activation {function!r}")
         return function
-    missing = _MISSING.get(function, usual)
-    values = [_number(attrs, name, missing[name]) for name in usual]
+    values = [_number(attrs, name, default) for name, default in missing.items()]
     if function == "clip" and values[0] == 0 and values[1] in (6, math.inf):
         return "relu6" if values[1] == 6 else "relu"
-    if values == [np.float32(value) for value in usual.values()]:
+    if function == "hardsigmoid" and values == [np.float32(1 / 6), np.float32(0.5)]:
         return function
     return "_".join((function, *(str(value).replace("+", "") for value in values)))
 
@@ -170,8 +167,9 @@ def parse_text(text: str) -> tuple[str, dict[str, object]]:
     function, *rest = text.split("_")
     if text == "gelu_tanh":
         return "gelu", {"approximate": "tanh"}
-    usual = _WRITTEN.get(function, {})
-    if function not in ACTIVATIONS or (rest and len(rest) != len(usual)):
+    if text == "hardsigmoid":
+        return text, {"alpha": 1 / 6, "beta": 0.5}
+    names = _WRITTEN.get(function, {})
+    if function not in ACTIVATIONS or len(rest) != len(names):
         raise ValueError(f"unknown activation {text!r}")
-    values = [float(part) for part in rest] or list(usual.values())
-    return function, dict(zip(usual, values, strict=True))
+    return function, {name: float(part) for name, part in zip(names, rest, strict=True)}

@@ -82,6 +82,7 @@ def test_unknown_activation() -> None:
         ("leakyrelu", {"alpha": 0.3}, "leakyrelu_0.3"),
         ("gelu", {"approximate": "tanh"}, "gelu_tanh"),
         ("silu", {}, "silu"),
+        ("elu", {}, "elu_1.0"),
     ],
 )
 def test_text_reads_back_as_the_same_function(
