@@ -1,1 +1,1 @@
-"""Latency tables: keys, measurement, prediction."""
+"""How long kernels take on a device: tables, models, and the measuring that fills them."""
