@@ -1,0 +1,59 @@
+"""The int8 shape of a float network: what quantization will make of it, before weights exist."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from edgeopt.core.network import Network, Op, Tensor
+
+#: Operators whose result is int8 whatever they read.
+_INT8 = frozenset(
+    {"conv2d", "linear", "activation", "add", "mul", "global_avgpool", "avgpool", "maxpool",
+     "concat", "resize"}
+)  # fmt: skip
+#: Operators that only move numbers, and take them as they come.
+_MOVING = frozenset({"reshape", "transpose"})
+
+
+def as_int8(network: Network) -> Network:
+    """The quantized network of a float one, without scales: types, shapes and conversions.
+
+    Inputs and outputs stay float; every convolution, linear layer, activation, addition, product
+    and pooling gives int8; what has no int8 form (softmax, foreign operators) runs between
+    conversions.
+    """
+    tensors = {name: network.tensors[name] for name in network.inputs}
+    ops: list[Op] = []
+    stored: dict[str, str] = {}  # tensor -> its int8 form
+    real = set(network.inputs)  # tensors that exist in float
+
+    def as_stored(name: str) -> str:
+        found = stored.get(name)
+        if found is None:
+            found = stored[name] = name + ".q"
+            tensors[found] = Tensor(found, network.tensors[name].shape, "i8")
+            ops.append(Op("quantize_" + name, "quantize", (name,), found))
+        return found
+
+    def as_real(name: str) -> str:
+        if name not in real:
+            real.add(name)
+            tensors[name] = network.tensors[name]
+            ops.append(Op("dequantize_" + name, "dequantize", (stored[name],), name))
+        return name
+
+    for op in network.ops:
+        kind, output = op.kind, op.output
+        if kind in _INT8 or (kind in _MOVING and op.inputs[0] in stored):
+            inputs = tuple([stored.get(name) or as_stored(name) for name in op.inputs])
+            found = stored[output] = output + ".q"
+            tensors[found] = Tensor(found, network.tensors[output].shape, "i8")
+            ops.append(Op(op.name, kind, inputs, found, op.attrs))
+        else:
+            inputs = tuple([as_real(name) for name in op.inputs])
+            real.add(output)
+            tensors[output] = network.tensors[output]
+            ops.append(replace(op, inputs=inputs))
+    for name in network.outputs:
+        as_real(name)
+    return replace(network, tensors=tensors, ops=tuple(ops))
