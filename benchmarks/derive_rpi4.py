@@ -265,7 +265,7 @@ def render(data: Path, board: Board) -> str:
         f"mape_other_rows = {other.mape:.4f}",
     ]
     if board.name != "rpi4":
-        lines = [line for line in lines[: lines.index("[held_out]") - 1]]
+        lines = list(lines[: lines.index("[held_out]") - 1])
     for precision, (low, high, why) in board.interval.items():
         lines += [
             "", f"[{precision}.interval]", f"low = {low}", f"high = {high}",
