@@ -7,25 +7,23 @@ from dataclasses import replace
 from edgeopt.core.network import Network, Op, Tensor
 
 #: Operators whose result is int8 whatever they read.
-_INT8 = frozenset(
-    {"conv2d", "linear", "activation", "add", "mul", "global_avgpool", "avgpool", "maxpool",
-     "concat", "resize"}
-)  # fmt: skip
-#: Operators that only move numbers, and take them as they come.
-_MOVING = frozenset({"reshape", "transpose"})
+_INT8 = frozenset({"conv2d", "linear", "activation", "add", "mul", "global_avgpool", "avgpool"})
+#: Operators that move numbers or choose among them: int8 if all that they read is.
+_MOVING = frozenset({"reshape", "transpose", "maxpool", "concat", "resize"})
 
 
 def as_int8(network: Network) -> Network:
     """The quantized network of a float one, without scales: types, shapes and conversions.
 
     Inputs and outputs stay float; every convolution, linear layer, activation, addition, product
-    and pooling gives int8; what has no int8 form (softmax, foreign operators) runs between
-    conversions.
+    and average gives int8, operators that only move numbers keep what they read, and what has no
+    int8 form (softmax, foreign operators) runs between conversions.
     """
     tensors = {name: network.tensors[name] for name in network.inputs}
     ops: list[Op] = []
     stored: dict[str, str] = {}  # tensor -> its int8 form
     real = set(network.inputs)  # tensors that exist in float
+    movable = set(network.inputs)  # tensors that can be moved as int8
 
     def as_stored(name: str) -> str:
         found = stored.get(name)
@@ -44,9 +42,10 @@ def as_int8(network: Network) -> Network:
 
     for op in network.ops:
         kind, output = op.kind, op.output
-        if kind in _INT8 or (kind in _MOVING and op.inputs[0] in stored):
+        if kind in _INT8 or (kind in _MOVING and all(name in movable for name in op.inputs)):
             inputs = tuple([stored.get(name) or as_stored(name) for name in op.inputs])
             found = stored[output] = output + ".q"
+            movable.add(output)
             tensors[found] = Tensor(found, network.tensors[output].shape, "i8")
             ops.append(Op(op.name, kind, inputs, found, op.attrs))
         else:

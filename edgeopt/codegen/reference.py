@@ -127,10 +127,7 @@ def _quant(tensor: Tensor) -> Quant:
 def _integer_sums(op: Op, x: Numbers, w: Numbers, quant: Quant) -> npt.NDArray[np.int32]:
     """Sums of w * (x - zero): what folding the zero point into the bias comes to."""
     centred = x.astype(np.int32) - quant.zero_point
-    total = refops.integer_accumulator(_sums(op, centred, w))
-    if "b" in op.constants:
-        total = total + op.constants["b"].astype(np.int32)
-    return total
+    return refops.integer_accumulator(_sums(op, centred, w) + _bias(op.constants))
 
 
 def _sums(op: Op, x: Numbers, w: Numbers) -> refops.F64:
