@@ -1,0 +1,264 @@
+"""Writing a quantized network as ONNX: QuantizeLinear and DequantizeLinear around every operator.
+
+The result runs in onnxruntime and imports as an integer network. Activations are int8 with one
+scale and zero point a tensor; weights are stored as int8 with one scale an output channel (axis
+0), biases as int32 with scale ``s_x * s_w``. The names of the float network's graph, inputs,
+outputs, nodes and tensors are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeopt.core.errors import InputError
+from edgeopt.core.network import Array, Quant
+from edgeopt.graph import ir
+from edgeopt.graph.ir import FUSED, Graph, Node
+from edgeopt.graph.qdq_sites import Sites
+from edgeopt.graph.simplify import simplify
+
+if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    import onnx
+
+    Model: TypeAlias = onnx.ModelProto
+
+Integers = npt.NDArray[np.int8] | npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerLayer:
+    """A layer's stored weights: real weight = ``scale[o] * weight[o, ...]``."""
+
+    weight: npt.NDArray[np.int8]  # as in ONNX: [O, I / groups, ...] or [O, I]
+    scale: Floats  # [O]
+    bias: npt.NDArray[np.int32] | None  # [O]; real bias = bias_scale * bias
+    bias_scale: Floats  # [O]: float32(s_x * scale)
+
+
+_INTEGER = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinear", "ConvInteger")
+
+#: The oldest operator set a quantized model may use.
+MIN_OPSET = 18
+
+
+def is_quantized(model: Model) -> bool:
+    """Whether a model holds integer operators already."""
+    return any(node.op_type.startswith(_INTEGER) for node in model.graph.node)
+
+
+def float_graph(model: Model) -> Graph:
+    """A float model as it will be quantized: opset 18 or later, simplified, batch norms folded.
+
+    Raises:
+        InputError: the model is quantized already, or cannot be simplified.
+    """
+    import onnx
+    from onnx import version_converter
+
+    where = model.graph.name or "model"
+    if is_quantized(model):
+        raise InputError(
+            "the model is already quantized", where=where, hint="use it as it is, or its float form"
+        )
+    opset = ir.from_model(model).opset
+    if opset < MIN_OPSET:
+        try:
+            model = version_converter.convert_version(model, MIN_OPSET)
+        except Exception as error:  # the converter's errors have no common base
+            reason = str(error).strip().splitlines()
+            raise InputError(
+                f"opset {opset} cannot be converted to {MIN_OPSET}: {reason[0] if reason else '?'}",
+                where=where,
+                hint=f"export the model with opset {MIN_OPSET} or later",
+            ) from error
+
+    def infer(graph: Graph) -> Graph:
+        found = onnx.shape_inference.infer_shapes(ir.to_model(graph), data_prop=True)
+        return replace(graph, types=ir.from_model(found).types)
+
+    return simplify(infer(ir.from_model(model)), infer)
+
+
+class _Writer:
+    """Nodes and constants being written, with names that collide with nothing."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.nodes: list[Node] = []
+        self.constants: dict[str, Array] = dict(graph.constants)
+        self.types = dict(graph.types)
+        self._taken = {n for node in graph.nodes for n in (*node.inputs, *node.outputs, node.name)}
+        self._taken.update(graph.inputs, graph.constants)
+
+    def fresh(self, name: str) -> str:
+        found, count = name, 1
+        while found in self._taken:
+            count += 1
+            found = f"{name}_{count}"
+        self._taken.add(found)
+        return found
+
+    def constant(self, name: str, value: Array) -> str:
+        found = self.fresh(name)
+        self.constants[found] = value
+        return found
+
+    def emit(
+        self, op: str, name: str, inputs: tuple[str, ...], output: str, **attrs: object
+    ) -> str:
+        self.nodes.append(Node(op, self.fresh(name), inputs, (output,), attrs))
+        return output
+
+    def pair(self, tensor: str, source: str, target: str, quant: Quant) -> None:
+        """QuantizeLinear and DequantizeLinear from ``source`` to ``target``."""
+        stored = self.fresh(f"{tensor}_quantized")
+        parameters = (
+            self.constant(f"{tensor}_scale", np.array(quant.scale, np.float32)),
+            self.constant(f"{tensor}_zero_point", np.array(quant.zero_point, np.int8)),
+        )
+        self.emit("QuantizeLinear", f"{tensor}_quantize", (source, *parameters), stored)
+        self.emit("DequantizeLinear", f"{tensor}_dequantize", (stored, *parameters), target)
+        self.types[target] = self.types[tensor]
+
+    def stored(self, name: str, integers: Integers, scale: Floats) -> str:
+        """A constant of integers behind DequantizeLinear along axis 0."""
+        inputs = (
+            self.constant(f"{name}_quantized", integers),
+            self.constant(f"{name}_scale", scale),
+            self.constant(f"{name}_zero_point", np.zeros(scale.shape, integers.dtype)),
+        )
+        target = self.fresh(f"{name}_dequantized")
+        return self.emit("DequantizeLinear", f"{name}_dequantize", inputs, target, axis=0)
+
+    def layer(self, node: Node, source: str, layer: IntegerLayer) -> Node:
+        """The node reading stored weights; linear layers become Gemm with [O, I] weights."""
+        inputs = [source, self.stored(node.inputs[1], layer.weight, layer.scale)]
+        if layer.bias is not None:
+            name = node.input(2) or f"{node.inputs[1]}_bias"
+            inputs.append(self.stored(name, layer.bias, layer.bias_scale))
+        if node.op == "Conv":
+            return replace(node, inputs=tuple(inputs))
+        return Node("Gemm", node.name, tuple(inputs), node.outputs, {"transB": 1})
+
+    def finish(self) -> Graph:
+        used = {name for node in self.nodes for name in node.inputs}
+        constants = {name: value for name, value in self.constants.items() if name in used}
+        return replace(self.graph, nodes=tuple(self.nodes), constants=constants, types=self.types)
+
+
+def expanded(graph: Graph) -> Graph:
+    """The graph with the fused operators of `edgeopt.graph.fuse` written in standard ONNX."""
+    writer = _Writer(graph)
+
+    def scalar(name: str, value: float) -> str:
+        return writer.constant(name, np.array(value, np.float32))
+
+    for node in graph.nodes:
+        if node.domain != FUSED:
+            writer.nodes.append(node)
+            continue
+        stem, source, output = node.name, node.inputs[0], node.outputs[0]
+        if node.op == "Clip":
+            low, high = (float(node.attrs[key]) for key in ("min", "max"))
+            if low == 0 and math.isinf(high):
+                writer.nodes.append(replace(node, op="Relu", domain="", attrs={}))
+                continue
+            bounds = tuple(
+                scalar(f"{stem}_{key}", value) if math.isfinite(value) else ""
+                for key, value in (("min", low), ("max", high))
+            )
+            kept = (source, *bounds) if bounds[1] else (source, *bounds[:1])
+            writer.nodes.append(replace(node, domain="", inputs=kept, attrs={}))
+        elif node.op == "Linear":
+            product = writer.fresh(f"{output}_product")
+            writer.emit("MatMul", f"{stem}_product", node.inputs[:2], product)
+            terms = (product, node.inputs[2])
+            writer.nodes.append(replace(node, op="Add", domain="", inputs=terms))
+        elif node.op == "Silu":
+            gate = writer.fresh(f"{output}_gate")
+            writer.emit("Sigmoid", f"{stem}_gate", (source,), gate)
+            writer.nodes.append(replace(node, op="Mul", domain="", inputs=(source, gate)))
+        elif node.op == "Gelu":
+            parts = [writer.fresh(f"{output}_{part}") for part in ("scaled", "erf", "one", "half")]
+            root, one = scalar(f"{stem}_root", math.sqrt(0.5)), scalar(f"{stem}_one", 1.0)
+            writer.emit("Mul", f"{stem}_scale", (source, root), parts[0])
+            writer.emit("Erf", f"{stem}_erf", (parts[0],), parts[1])
+            writer.emit("Add", f"{stem}_add", (parts[1], one), parts[2])
+            writer.emit("Mul", f"{stem}_gate", (source, parts[2]), parts[3])
+            half = (parts[3], scalar(f"{stem}_half", 0.5))
+            writer.nodes.append(replace(node, op="Mul", domain="", inputs=half))
+        else:
+            raise ValueError(f"fused operator {node.op!r} has no form in standard ONNX")
+    return writer.finish()
+
+
+def observed(graph: Graph, names: tuple[str, ...]) -> bytes:
+    """A serialised model that computes these tensors of the network, in this order."""
+    writer = _Writer(expanded(graph))
+    writer.nodes.extend(writer.graph.nodes)
+    outputs = []
+    for name in names:
+        if name in graph.inputs:  # an input cannot be an output
+            name = writer.emit("Identity", f"{name}_see", (name,), writer.fresh(f"{name}_seen"))
+        outputs.append(name)
+    for name, output in zip(names, outputs, strict=True):
+        writer.types[output] = graph.types[name]
+    made = replace(writer.finish(), outputs=tuple(outputs))
+    return bytes(ir.to_model(made).SerializeToString())
+
+
+def build(
+    graph: Graph,
+    sites: Sites,
+    quants: Mapping[str, Quant],
+    layers: Mapping[str, IntegerLayer],
+) -> Model:
+    """Write the quantized network.
+
+    Args:
+        graph: the simplified float network.
+        sites: what `find_sites` found in it.
+        quants: a scale and zero point for every tensor of ``sites.tensors``.
+        layers: stored weights for every layer of ``sites.layers``, by its key.
+    """
+    writer = _Writer(graph)
+    quantized = frozenset(sites.tensors)
+    renamed: dict[str, str] = {}  # tensor -> what its readers read now
+
+    def quantize(tensor: str, source: str, target: str) -> None:
+        writer.pair(tensor, source, target, quants[tensor])
+        renamed[tensor] = target
+
+    for tensor in sites.inputs:
+        quantize(tensor, tensor, writer.fresh(f"{tensor}_dequantized"))
+    for node in graph.nodes:
+        inputs = tuple(renamed.get(name, name) for name in node.inputs)
+        tensor = node.outputs[0]
+        if tensor in layers:
+            new = writer.layer(node, inputs[0], layers[tensor])
+        else:
+            new = replace(node, inputs=inputs)
+        if tensor not in quantized:
+            writer.nodes.append(new)
+        elif tensor in graph.outputs:
+            real = writer.fresh(f"{tensor}_float")
+            writer.nodes.append(replace(new, outputs=(real, *new.outputs[1:])))
+            quantize(tensor, real, tensor)
+        else:
+            writer.nodes.append(new)
+            quantize(tensor, tensor, writer.fresh(f"{tensor}_dequantized"))
+    import onnx
+
+    model = ir.to_model(expanded(writer.finish()))
+    del model.graph.value_info[:]
+    onnx.checker.check_model(model, full_check=True)
+    return model
