@@ -1,0 +1,181 @@
+"""The once-for-all MobileNetV3 supernet: every subnet of a space in one set of weights."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgeopt.core.space import Block, SearchSpace, SubnetConfig
+from edgeopt.ofa.layers import (
+    ElasticBatchNorm,
+    ElasticConv,
+    ElasticDepthwise,
+    ElasticSE,
+    StaticBatchNorm,
+    activate,
+    kaiming_fan_out,
+)
+
+
+class ConvBN(nn.Module):
+    """A fixed convolution and its normalization (none where ``bn`` is false)."""
+
+    def __init__(
+        self, i: int, o: int, kernel: int, stride: int = 1, groups: int = 1, *, bn: bool = True
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(i, o, kernel, stride, kernel // 2, groups=groups, bias=False)
+        if bn:
+            self.bn = StaticBatchNorm(o)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve, then normalize if there is a normalization."""
+        y: Tensor = self.conv(x)
+        if hasattr(self, "bn"):
+            y = self.bn(y)
+        return y
+
+
+class ElasticPoint(nn.Module):
+    """A 1x1 convolution and its normalization, of any size up to the largest."""
+
+    def __init__(self, i: int, o: int) -> None:
+        super().__init__()
+        self.conv = ElasticConv(i, o)
+        self.bn = ElasticBatchNorm(o)
+
+    def forward(self, x: Tensor, out_channels: int) -> Tensor:
+        """[N,I,H,W] -> [N,out_channels,H,W]."""
+        y: Tensor = self.bn(self.conv(x, out_channels))
+        return y
+
+
+class ElasticDepth(nn.Module):
+    """A depthwise convolution, its normalization, activation and perhaps an SE."""
+
+    def __init__(self, channels: int, kernels: tuple[int, ...], stride: int, *, se: bool) -> None:
+        super().__init__()
+        self.conv = ElasticDepthwise(channels, kernels, stride)
+        self.bn = ElasticBatchNorm(channels)
+        if se:
+            self.se = ElasticSE(channels)
+
+    def forward(self, x: Tensor, kernel: int, activation: str) -> Tensor:
+        """[N,C,H,W] -> [N,C,H/stride,W/stride]."""
+        y = activate(self.bn(self.conv(x, kernel)), activation)
+        if hasattr(self, "se"):
+            scaled: Tensor = self.se(y)
+            return scaled
+        return y
+
+
+class StaticConvs(nn.Module):
+    """The first block's convolutions: no expansion, nothing elastic."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        i, o = block.in_channels, block.out_channels
+        self.depth_conv = ConvBN(i, i, block.kernel, block.stride, i)
+        self.point_linear = ConvBN(i, o, 1)
+
+    def forward(self, x: Tensor, block: Block) -> Tensor:
+        """[N,I,H,W] -> [N,O,H/stride,W/stride]."""
+        y: Tensor = self.point_linear(activate(self.depth_conv(x), block.activation))
+        return y
+
+
+class ElasticConvs(nn.Module):
+    """An elastic block's convolutions."""
+
+    def __init__(self, block: Block, kernels: tuple[int, ...]) -> None:
+        super().__init__()
+        i, mid, o = block.in_channels, block.mid_channels, block.out_channels
+        self.inverted_bottleneck = ElasticPoint(i, mid)
+        self.depth_conv = ElasticDepth(mid, kernels, block.stride, se=block.se_channels > 0)
+        self.point_linear = ElasticPoint(mid, o)
+
+    def forward(self, x: Tensor, block: Block) -> Tensor:
+        """[N,I,H,W] -> [N,O,H/stride,W/stride]."""
+        y = activate(self.inverted_bottleneck(x, block.mid_channels), block.activation)
+        y = self.depth_conv(y, block.kernel, block.activation)
+        projected: Tensor = self.point_linear(y, block.out_channels)
+        return projected
+
+
+class SuperBlock(nn.Module):
+    """An inverted residual block that runs at the sizes it is given."""
+
+    def __init__(self, largest: Block, kernels: tuple[int, ...]) -> None:
+        super().__init__()
+        static = largest.expand is None
+        self.conv = StaticConvs(largest) if static else ElasticConvs(largest, kernels)
+
+    def forward(self, x: Tensor, block: Block) -> Tensor:
+        """[N,block.in_channels,H,W] -> [N,block.out_channels,H/stride,W/stride]."""
+        y: Tensor = self.conv(x, block)
+        return x + y if block.residual else y
+
+
+class _Classifier(nn.Module):
+    def __init__(self, i: int, o: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(i, o)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x)
+        return y
+
+
+class Supernet(nn.Module):
+    """All subnets of ``space``; `forward` runs the one it is given (the largest by default).
+
+    The state dict has the names and shapes of the authors' ``OFAMobileNetV3``.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        super().__init__()
+        self.space = space
+        largest = space.layout(space.max_config())
+        self.largest = space.max_config()
+        self.first_conv = ConvBN(space.in_channels, largest.stem_channels, 3, largest.stem_stride)
+        self.blocks = nn.ModuleList(SuperBlock(b, space.kernels) for b in largest.blocks)
+        self.final_expand_layer = ConvBN(largest.blocks[-1].out_channels, space.expand_width, 1)
+        self.feature_mix_layer = ConvBN(space.expand_width, space.mix_width, 1, bn=False)
+        self.classifier = _Classifier(space.mix_width, space.classes)
+        kaiming_fan_out(self)
+
+    def forward(self, x: Tensor, config: SubnetConfig | None = None) -> Tensor:
+        """Normalized images [N,C,H,W] to logits [N,classes], through the subnet ``config``."""
+        layout = self.space.layout(self.largest if config is None else config)
+        x = activate(self.first_conv(x), layout.stem_activation)
+        for block in layout.blocks:
+            x = self.blocks[block.index](x, block)
+        x = activate(self.final_expand_layer(x), "hardswish")
+        x = x.mean((2, 3), keepdim=True)
+        x = F.hardswish(self.feature_mix_layer(x))
+        y: Tensor = self.classifier(x.flatten(1))
+        return y
+
+    @torch.no_grad()
+    def zero_residual_scales(self) -> None:
+        """Start every residual branch at zero, which trains deep nets faster."""
+        parameters = dict(self.named_parameters())
+        for block in self.space.layout(self.largest).blocks:
+            if block.residual and block.expand is not None:
+                parameters[f"blocks.{block.index}.conv.point_linear.bn.bn.weight"].zero_()
+
+    @torch.no_grad()
+    def zero_outer_taps(self) -> None:
+        """Clear the kernels outside their smallest size.
+
+        The largest kernels then compute what the smallest ones do, so that training may begin
+        with small kernels, which are much cheaper, and grow them.
+        """
+        small, large = min(self.space.kernels), max(self.space.kernels)
+        edge = (large - small) // 2
+        for name, weight in self.named_parameters():
+            if name.endswith("depth_conv.conv.conv.weight"):
+                inner = weight[:, :, edge : edge + small, edge : edge + small].clone()
+                weight.zero_()
+                weight[:, :, edge : edge + small, edge : edge + small] = inner
