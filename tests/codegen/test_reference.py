@@ -374,6 +374,7 @@ def test_an_accumulator_that_does_not_fit_is_not_hidden() -> None:
     b = Builder(0, integer=True)
     b.linear(b.input(1, 4), 2)
     network = b.network()
+    network.ops[0].constants["w"][:] = 1
     network.ops[0].constants["b"][:] = 2**31 - 1
     with pytest.raises(OverflowError, match="32 bits"):
         run_network(network, {"in0": np.full((1, 4), 127, np.int8)})
