@@ -1,0 +1,422 @@
+"""What the runner's templates need, decided here: names, offsets, arguments, constants.
+
+The templates only lay out text; anything that could be wrong is checked while this is built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgeopt.codegen import names
+from edgeopt.codegen.abi import Arg, KernelFunction
+from edgeopt.codegen.carrays import CArray, Pool, c_type, little_endian, words
+from edgeopt.codegen.testvectors import TestVectors
+from edgeopt.core.kernels import Buffer, Kernel, KernelGraph, MemoryPlan
+from edgeopt.core.network import Array, Tensor
+
+#: Status codes and their texts: the enumeration, the texts and the documentation come from here.
+STATUSES = (
+    ("OK", "success"),
+    ("ERROR_NULL", "a pointer is null"),
+    ("ERROR_ARENA_SIZE", "the arena is too small"),
+    ("ERROR_ARENA_ALIGNMENT", "the arena is not aligned"),
+    ("ERROR_NOT_READY", "the context is not initialised"),
+    ("ERROR_KERNEL", "a kernel failed"),
+    ("ERROR_SELF_TEST", "the outputs differ from the reference"),
+)
+
+#: Alignment that kernels may rely on (see `codegen.abi`).
+BUFFER_ALIGNMENT_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A status code."""
+
+    name: str
+    value: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TensorView:
+    """A network input or output in C."""
+
+    index: int
+    id: str
+    macro: str
+    literal: str
+    comment: str
+    dtype: str
+    c_type: str
+    shape: tuple[int, ...]
+    layout: str
+    elements: int
+    bytes: int
+    offset: int
+    scale: str | None  # C hexadecimal float
+    zero_point: int
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionView:
+    """A kernel's prototype."""
+
+    symbol: str
+    prototype: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallView:
+    """One kernel call."""
+
+    index: int
+    symbol: str
+    comment: str
+    key: str
+    digest: str
+    arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VectorView:
+    """One tensor's embedded vectors."""
+
+    id: str
+    c_type: str
+    elements: int
+    padded_elements: int
+    word_count: int
+    bytes: int
+    words: tuple[str, ...]
+    bounds: tuple[str, ...]  # empty: compared byte by byte
+
+
+@dataclass(frozen=True, slots=True)
+class VectorsView:
+    """The embedded vectors."""
+
+    count: int
+    tolerance: str
+    inputs: tuple[VectorView, ...]
+    outputs: tuple[VectorView, ...]
+
+    @property
+    def any_float(self) -> bool:
+        """Whether any output is compared with a tolerance."""
+        return any(v.bounds for v in self.outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class ConstantView:
+    """A constant and what uses it."""
+
+    symbol: str
+    c_type: str
+    elements: int
+    word_count: int
+    words: str
+    use: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerModel:
+    """Everything about one generated network."""
+
+    id: str
+    macro: str
+    title: str
+    string: str
+    tag: str
+    arena_bytes: int
+    arena_alignment: int
+    weight_bytes: int
+    inputs: tuple[TensorView, ...]
+    outputs: tuple[TensorView, ...]
+    functions: tuple[FunctionView, ...]
+    calls: tuple[CallView, ...]
+    constants: tuple[ConstantView, ...]
+    vectors: VectorsView | None
+
+
+def statuses() -> tuple[Status, ...]:
+    """The status codes in order."""
+    return tuple(Status(name, value, text) for value, (name, text) in enumerate(STATUSES))
+
+
+def kernel_prefix(name: str) -> str:
+    """What a bundle puts before `abi.symbol_of`, so that several bundles link into one image.
+
+    >>> kernel_prefix("cifar net")
+    'cifar_x20_net_'
+    """
+    return f"{names.identifier(name)}_"
+
+
+def scratch_buffer(kernel: Kernel) -> str:
+    """The name under which a plan places a kernel's scratch memory."""
+    return f"{kernel.name}:scratch"
+
+
+def build(
+    graph: KernelGraph,
+    plan: MemoryPlan,
+    functions: Sequence[KernelFunction],
+    constants: Sequence[Mapping[str, Array]],
+    *,
+    name: str,
+    symbol_prefix: str,
+    vectors: TestVectors | None,
+) -> RunnerModel:
+    """Check the parts against each other and bring them into the form of the templates.
+
+    Args:
+        graph: the lowered network.
+        plan: where its buffers lie.
+        functions: the function of each kernel of the graph, in order.
+        constants: its packed constants, in the same order.
+        name: of the network; any text.
+        symbol_prefix: in front of every function's symbol in the objects.
+        vectors: to embed for the self-test.
+
+    Raises:
+        ValueError: the parts contradict each other, which is a bug of what made them.
+    """
+    if not len(graph.kernels) == len(functions) == len(constants):
+        raise ValueError("one function and one set of constants a kernel are needed")
+    if not graph.inputs or not graph.outputs:
+        raise ValueError("a network without inputs or outputs")
+    places = _places(plan)
+    pool = Pool(f"{names.identifier(name)}_w")
+    uses: dict[str, list[str]] = {}
+    calls = []
+    for index, (kernel, function, values) in enumerate(
+        zip(graph.kernels, functions, constants, strict=True)
+    ):
+        arguments = _arguments(graph, places, kernel, function, values, pool, uses)
+        calls.append(
+            CallView(
+                index=index,
+                symbol=symbol_prefix + function.symbol,
+                comment=names.comment(kernel.name),
+                key=names.comment(str(kernel.key), 1000),
+                digest=kernel.key.digest,
+                arguments=arguments,
+            )
+        )
+    if vectors is not None:
+        vectors.check(graph)
+    code = hashlib.sha256(repr((name, [str(k) for k in graph.keys])).encode()).hexdigest()
+    return RunnerModel(
+        id=names.identifier(name),
+        macro=names.macro(name),
+        title=names.comment(name, 80),
+        string=names.string(names.comment(name, 80).replace('"', "'")),
+        tag=f"0x{int(code[:8], 16) | 1:08x}",
+        arena_bytes=max(plan.arena_bytes, 1),
+        arena_alignment=plan.alignment_bytes,
+        weight_bytes=pool.size_bytes,
+        inputs=_tensors(graph, places, graph.inputs),
+        outputs=_tensors(graph, places, graph.outputs),
+        functions=_prototypes(functions, symbol_prefix),
+        calls=tuple(calls),
+        constants=tuple(_constant(c, uses[c.symbol]) for c in pool.arrays),
+        vectors=None if vectors is None else _vectors(graph, vectors),
+    )
+
+
+def _places(plan: MemoryPlan) -> dict[str, Buffer]:
+    if plan.alignment_bytes % BUFFER_ALIGNMENT_BYTES:
+        raise ValueError(f"arena alignment {plan.alignment_bytes} is too small for the kernels")
+    for buffer in plan.buffers:
+        end = buffer.offset_bytes + buffer.size_bytes
+        if buffer.offset_bytes % BUFFER_ALIGNMENT_BYTES or end > plan.arena_bytes:
+            raise ValueError(f"buffer {buffer.name!r} is misaligned or leaves the arena")
+    return {buffer.name: buffer for buffer in plan.buffers}
+
+
+def _root(graph: KernelGraph, tensor: str) -> str:
+    seen = {tensor}
+    while tensor in graph.aliases:
+        tensor = graph.aliases[tensor]
+        if tensor in seen:
+            raise ValueError(f"tensor {tensor!r} is an alias of itself")
+        seen.add(tensor)
+    return tensor
+
+
+def _offset(graph: KernelGraph, places: Mapping[str, Buffer], tensor: str) -> int:
+    buffer = places.get(_root(graph, tensor))
+    if buffer is None:
+        raise ValueError(f"the memory plan has no buffer for {tensor!r}")
+    if buffer.size_bytes < graph.tensors[tensor].size_bytes:
+        raise ValueError(f"the memory plan's buffer for {tensor!r} is too small")
+    return buffer.offset_bytes
+
+
+def _arguments(
+    graph: KernelGraph,
+    places: Mapping[str, Buffer],
+    kernel: Kernel,
+    function: KernelFunction,
+    values: Mapping[str, Array],
+    pool: Pool,
+    uses: dict[str, list[str]],
+) -> tuple[str, ...]:
+    if function.key != kernel.key:
+        raise ValueError(f"kernel {kernel.name!r} was given the function of another key")
+    activations = iter(kernel.inputs)
+    arguments = []
+    for arg in function.args:
+        if arg.kind in ("input", "residual"):
+            tensor = next(activations, None)
+            if tensor is None:
+                raise ValueError(f"kernel {kernel.name!r} has too few inputs")
+            arguments.append(_activation(graph, places, tensor, arg))
+        elif arg.kind == "output":
+            arguments.append(_activation(graph, places, kernel.output, arg))
+        elif arg.kind == "const":
+            if arg.name not in values:
+                raise ValueError(f"kernel {kernel.name!r} lacks constant {arg.name!r}")
+            array = pool.add(values[arg.name], arg.dtype)
+            uses.setdefault(array.symbol, []).append(f"{kernel.name} {arg.name}")
+            arguments.append(f"{array.symbol}.values")
+        else:
+            arguments.append(_scratch(places, kernel, function))
+    if next(activations, None) is not None:
+        raise ValueError(f"kernel {kernel.name!r} has too many inputs")
+    return tuple(arguments)
+
+
+def _activation(
+    graph: KernelGraph, places: Mapping[str, Buffer], tensor: str, arg: Arg
+) -> str:  # fmt: skip
+    if graph.tensors[tensor].dtype != arg.dtype:
+        raise ValueError(f"{tensor!r} is {graph.tensors[tensor].dtype}, its kernel has {arg.dtype}")
+    const = "" if arg.kind == "output" else "const "
+    return f"AT({const}{c_type(arg.dtype)}, {_offset(graph, places, tensor)})"
+
+
+def _scratch(places: Mapping[str, Buffer], kernel: Kernel, function: KernelFunction) -> str:
+    if function.scratch_bytes == 0:
+        return "NULL"
+    buffer = places.get(scratch_buffer(kernel))
+    if buffer is None or buffer.size_bytes < function.scratch_bytes:
+        raise ValueError(f"the memory plan has too little scratch memory for {kernel.name!r}")
+    return f"AT(void, {buffer.offset_bytes})"
+
+
+def prototype(args: Sequence[Arg]) -> str:
+    """The parameter list of a kernel function.
+
+    >>> prototype((Arg("input", "x", "f32"), Arg("output", "y", "f32")))
+    'const float *, float *'
+    """
+    parts = []
+    for arg in args:
+        if arg.kind == "scratch":
+            parts.append("void *")
+        else:
+            const = "" if arg.kind == "output" else "const "
+            parts.append(f"{const}{c_type(arg.dtype)} *")
+    return ", ".join(parts) or "void"
+
+
+def _prototypes(functions: Sequence[KernelFunction], prefix: str) -> tuple[FunctionView, ...]:
+    known: dict[str, str] = {}
+    for function in functions:
+        if names.identifier(function.symbol) != function.symbol:
+            raise ValueError(f"{function.symbol!r} is not a plain C identifier")
+        text = prototype(function.args)
+        if known.setdefault(function.symbol, text) != text:
+            raise ValueError(f"{function.symbol} has two different parameter lists")
+    return tuple(FunctionView(prefix + symbol, text) for symbol, text in sorted(known.items()))
+
+
+def _tensors(
+    graph: KernelGraph, places: Mapping[str, Buffer], wanted: Sequence[str]
+) -> tuple[TensorView, ...]:
+    return tuple(
+        _tensor(index, graph.tensors[name], _offset(graph, places, name))
+        for index, name in enumerate(wanted)
+    )
+
+
+def _tensor(index: int, tensor: Tensor, offset: int) -> TensorView:
+    quant = tensor.quant
+    return TensorView(
+        index=index,
+        id=names.identifier(tensor.name),
+        macro=names.macro(tensor.name),
+        literal=names.string(tensor.name[:80]),
+        comment=names.comment(tensor.name, 80),
+        dtype=tensor.dtype,
+        c_type=c_type(tensor.dtype),
+        shape=tensor.shape,
+        layout=", NHWC" if len(tensor.shape) == 4 else "",
+        elements=tensor.elements,
+        bytes=tensor.size_bytes,
+        offset=offset,
+        scale=None if quant is None else hex_float(quant.scale),
+        zero_point=0 if quant is None else quant.zero_point,
+        meaning="" if quant is None else f", scale {quant.scale:.9g}, zero {quant.zero_point}",
+    )
+
+
+def hex_float(value: float) -> str:
+    """A C99 float literal that is exactly the float32 value.
+
+    >>> hex_float(0.1)
+    '0x1.99999a0000000p-4f'
+    """
+    rounded = float(np.float32(value))
+    if not math.isfinite(rounded):
+        raise ValueError(f"{value!r} has no C literal")
+    return f"{rounded.hex()}f"
+
+
+def _constant(constant: CArray, uses: list[str]) -> ConstantView:
+    shown = ", ".join(uses[:3]) + (f" and {len(uses) - 3} more" if len(uses) > 3 else "")
+    return ConstantView(
+        symbol=constant.symbol,
+        c_type=constant.c_type,
+        elements=constant.elements,
+        word_count=constant.word_count,
+        words=words(constant.data),
+        use=names.comment(shown),
+    )
+
+
+def _vectors(graph: KernelGraph, vectors: TestVectors) -> VectorsView:
+    return VectorsView(
+        count=vectors.count,
+        tolerance=f"{vectors.tolerance:.3g}",
+        inputs=tuple(_vector(graph.tensors[n], a, None) for n, a in vectors.inputs.items()),
+        outputs=tuple(
+            _vector(graph.tensors[n], a, vectors.tolerance) for n, a in vectors.outputs.items()
+        ),
+    )
+
+
+def _vector(tensor: Tensor, array: Array, tolerance: float | None) -> VectorView:
+    word_count = -(-tensor.size_bytes // 4)
+    bounds: tuple[str, ...] = ()
+    if tolerance is not None and tensor.dtype == "f32":
+        largest = np.abs(array.reshape(len(array), -1).astype(np.float64)).max(axis=1)
+        bounds = tuple(hex_float(tolerance * float(value)) for value in largest)
+    return VectorView(
+        id=names.identifier(tensor.name),
+        c_type=c_type(tensor.dtype),
+        elements=tensor.elements,
+        padded_elements=4 * word_count * tensor.elements // tensor.size_bytes,
+        word_count=word_count,
+        bytes=tensor.size_bytes,
+        words=tuple(words(little_endian(row, tensor.dtype)) for row in array),
+        bounds=bounds,
+    )

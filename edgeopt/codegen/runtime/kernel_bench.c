@@ -1,0 +1,194 @@
+/* kernel_bench: times single kernels in interleaved passes; one JSON object a line.
+ *
+ *     kernel_bench [--passes N] [--samples N] [--min-us T] [--flush-bytes B] [--cpu C]
+ *                  [--seed S] [KEY...]
+ *
+ * Every pass visits the kernels (all, or the KEYs given: digests or indices) in a new random
+ * order. A visit warms up, then takes the samples, each the mean of enough calls to last T
+ * microseconds. With --flush-bytes a buffer of that size is read before every call and calls are
+ * timed one by one: the state of the caches in the middle of a large network.
+ *
+ *     {"bench": 1, "kernels": 12, "clock_ns": 25}
+ *     {"key": "0123456789ab", "pass": 0, "calls": 40, "ns": [1510.2, 1509.9]}
+ *     {"done": true}
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#include "kernel_bench.h"
+
+#include "edgeopt_program.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define MAX_VISIT_SAMPLES 1000
+#define WARM_UP_NS 200000u
+
+static volatile unsigned char sink;
+
+static void flush(const unsigned char *buffer, size_t bytes) {
+    size_t i;
+    unsigned char sum = 0;
+    for (i = 0; i < bytes; i += 64) {
+        sum = (unsigned char)(sum + buffer[i]);
+    }
+    sink = sum;
+}
+
+static void call(const edgeopt_bench_kernel *kernel, void *const *pointers) {
+    if (kernel->call(pointers) != 0) {
+        edgeopt_fail(1, "kernel reports a failure:", kernel->key);
+    }
+}
+
+static void prepare(const edgeopt_bench_kernel *kernel, void **pointers, uint64_t *seed) {
+    size_t i;
+    for (i = 0; i < kernel->arg_count; ++i) {
+        const edgeopt_bench_arg *arg = &kernel->args[i];
+        size_t bytes = arg->bytes == 0 ? 64 : arg->bytes;
+        pointers[i] = edgeopt_alloc(bytes, 64);
+        if (arg->data != NULL) {
+            memcpy(pointers[i], arg->data, arg->bytes);
+        } else {
+            memset(pointers[i], 0, bytes);
+            edgeopt_fill(pointers[i], arg->bytes, arg->dtype, seed);
+        }
+    }
+}
+
+static uint64_t clock_step(void) {
+    uint64_t best = UINT64_MAX;
+    int i;
+    for (i = 0; i < 1000; ++i) {
+        uint64_t begin = edgeopt_now_ns();
+        uint64_t step = edgeopt_now_ns() - begin;
+        best = step < best ? step : best;
+    }
+    return best;
+}
+
+/* Mean time of `calls` calls, in nanoseconds. */
+static double take(const edgeopt_bench_kernel *kernel, void *const *pointers, uint64_t calls,
+                   const unsigned char *cold, size_t cold_bytes) {
+    uint64_t i, begin, total = 0;
+    if (cold_bytes == 0) {
+        begin = edgeopt_now_ns();
+        for (i = 0; i < calls; ++i) {
+            call(kernel, pointers);
+        }
+        total = edgeopt_now_ns() - begin;
+    } else {
+        for (i = 0; i < calls; ++i) {
+            flush(cold, cold_bytes);
+            begin = edgeopt_now_ns();
+            call(kernel, pointers);
+            total += edgeopt_now_ns() - begin;
+        }
+    }
+    return (double)total / (double)calls;
+}
+
+static void visit(const edgeopt_bench_kernel *kernel, void *const *pointers, long pass,
+                  long samples, uint64_t min_ns, const unsigned char *cold, size_t cold_bytes) {
+    uint64_t begin = edgeopt_now_ns(), spent = 0, warm = 0, each, calls;
+    long i;
+    while (warm < 2 || (spent < WARM_UP_NS && warm < 1000)) {
+        call(kernel, pointers);
+        ++warm;
+        spent = edgeopt_now_ns() - begin;
+    }
+    each = spent / warm;
+    calls = min_ns / (each == 0 ? 1 : each) + 1;
+    (void)printf("{\"key\": \"%s\", \"pass\": %ld, \"calls\": %llu, \"ns\": [", kernel->key, pass,
+                 (unsigned long long)calls);
+    for (i = 0; i < samples; ++i) {
+        (void)printf("%s%.2f", i == 0 ? "" : ", ",
+                     take(kernel, pointers, calls, cold, cold_bytes));
+    }
+    (void)printf("]}\n");
+    (void)fflush(stdout);
+}
+
+static size_t find(const char *text) {
+    size_t i;
+    for (i = 0; i < edgeopt_bench_kernel_count; ++i) {
+        if (strcmp(edgeopt_bench_kernels[i].key, text) == 0) {
+            return i;
+        }
+    }
+    if (edgeopt_bench_kernel_count == 0) {
+        edgeopt_fail(2, "unknown kernel", text);
+    }
+    return (size_t)edgeopt_number(text, text, 0, (long)edgeopt_bench_kernel_count - 1);
+}
+
+int main(int argc, char **argv) {
+    long passes = 3, samples = 5, min_us = 200, cold_bytes = 0, pass;
+    uint64_t seed = 1;
+    size_t *chosen =
+        (size_t *)edgeopt_alloc((edgeopt_bench_kernel_count + (size_t)argc) * sizeof *chosen, 64);
+    void ***pointers = (void ***)edgeopt_alloc(
+        (edgeopt_bench_kernel_count + (size_t)argc) * sizeof *pointers, 64);
+    unsigned char *cold = NULL;
+    size_t count = 0, i;
+    int arg;
+
+    for (arg = 1; arg < argc; ++arg) {
+        const char *value = arg + 1 < argc ? argv[arg + 1] : NULL;
+        if (strncmp(argv[arg], "--", 2) != 0) {
+            chosen[count++] = find(argv[arg]);
+            continue;
+        }
+        if (strcmp(argv[arg], "--passes") == 0) {
+            passes = edgeopt_number("--passes", value, 1, 100000);
+        } else if (strcmp(argv[arg], "--samples") == 0) {
+            samples = edgeopt_number("--samples", value, 1, MAX_VISIT_SAMPLES);
+        } else if (strcmp(argv[arg], "--min-us") == 0) {
+            min_us = edgeopt_number("--min-us", value, 0, 60000000);
+        } else if (strcmp(argv[arg], "--flush-bytes") == 0) {
+            cold_bytes = edgeopt_number("--flush-bytes", value, 0, 1L << 30);
+        } else if (strcmp(argv[arg], "--seed") == 0) {
+            seed = (uint64_t)edgeopt_number("--seed", value, 0, 2147483646) + 1;
+        } else if (strcmp(argv[arg], "--cpu") == 0) {
+            if (edgeopt_pin(edgeopt_number("--cpu", value, 0, 4096)) != 0) {
+                edgeopt_fail(2, "cannot pin to processor", value);
+            }
+        } else {
+            edgeopt_fail(2, "unknown option", argv[arg]);
+        }
+        ++arg;
+    }
+    if (count == 0) {
+        for (count = 0; count < edgeopt_bench_kernel_count; ++count) {
+            chosen[count] = count;
+        }
+    }
+    if (cold_bytes > 0) {
+        cold = (unsigned char *)edgeopt_alloc((size_t)cold_bytes, 64);
+        memset(cold, 1, (size_t)cold_bytes); /* own pages: untouched ones share one page of zeros */
+    }
+    (void)printf("{\"bench\": 1, \"kernels\": %lu, \"clock_ns\": %llu}\n", (unsigned long)count,
+                 (unsigned long long)clock_step());
+    for (i = 0; i < count; ++i) {
+        const edgeopt_bench_kernel *kernel = &edgeopt_bench_kernels[chosen[i]];
+        pointers[i] =
+            (void **)edgeopt_alloc((kernel->arg_count + 1) * sizeof **pointers, sizeof(void *));
+        prepare(kernel, pointers[i], &seed);
+    }
+    for (pass = 0; pass < passes; ++pass) {
+        for (i = count; i > 1; --i) { /* Fisher and Yates */
+            size_t j = (size_t)(edgeopt_random(&seed) % i);
+            size_t index = chosen[i - 1];
+            void **mine = pointers[i - 1];
+            chosen[i - 1] = chosen[j];
+            pointers[i - 1] = pointers[j];
+            chosen[j] = index;
+            pointers[j] = mine;
+        }
+        for (i = 0; i < count; ++i) {
+            visit(&edgeopt_bench_kernels[chosen[i]], pointers[i], pass, samples,
+                  (uint64_t)min_us * 1000u, cold, (size_t)cold_bytes);
+        }
+    }
+    (void)printf("{\"done\": true}\n");
+    return 0;
+}

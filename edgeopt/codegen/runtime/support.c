@@ -1,0 +1,125 @@
+/* Helpers of the host programs: clock, statistics, allocation, pseudo-random data.
+ *
+ * SPDX-License-Identifier: Apache-2.0 */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* sched_setaffinity; implies POSIX for clock_gettime */
+#endif
+#include "edgeopt_program.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+uint64_t edgeopt_now_ns(void) {
+    struct timespec now;
+    if (clock_gettime(CLOCK_MONOTONIC, &now) != 0) {
+        edgeopt_fail(1, "no monotonic clock", "");
+    }
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+int edgeopt_pin(long cpu) {
+#if defined(__linux__)
+    cpu_set_t set;
+    if (cpu < 0 || cpu >= CPU_SETSIZE) {
+        return -1;
+    }
+    CPU_ZERO(&set);
+    CPU_SET((size_t)cpu, &set);
+    return sched_setaffinity(0, sizeof set, &set);
+#else
+    (void)cpu;
+    return -1;
+#endif
+}
+
+void *edgeopt_alloc(size_t bytes, size_t alignment) {
+    unsigned char *block = NULL;
+    if (bytes <= SIZE_MAX - alignment) {
+        block = (unsigned char *)malloc(bytes + alignment);
+    }
+    if (block == NULL) {
+        edgeopt_fail(1, "out of memory", "");
+        return NULL;
+    }
+    return block + (alignment - (uintptr_t)block % alignment) % alignment;
+}
+
+uint64_t edgeopt_random(uint64_t *seed) {
+    uint64_t x = *seed; /* xorshift64*, Vigna 2016 */
+    x ^= x >> 12;
+    x ^= x << 25;
+    x ^= x >> 27;
+    *seed = x;
+    return x * UINT64_C(0x2545F4914F6CDD1D);
+}
+
+void edgeopt_fill(void *buffer, size_t bytes, const char *dtype, uint64_t *seed) {
+    size_t i;
+    if (strcmp(dtype, "f32") == 0) {
+        float *values = (float *)buffer;
+        for (i = 0; i < bytes / sizeof *values; ++i) {
+            int32_t step = (int32_t)(edgeopt_random(seed) >> 40) - 0x800000;
+            values[i] = (float)step / 8388608.0f;
+        }
+    } else if (strcmp(dtype, "i32") == 0) {
+        int32_t *values = (int32_t *)buffer;
+        for (i = 0; i < bytes / sizeof *values; ++i) {
+            values[i] = (int32_t)(edgeopt_random(seed) % 2001u) - 1000;
+        }
+    } else if (strcmp(dtype, "i64") == 0) {
+        int64_t *values = (int64_t *)buffer;
+        for (i = 0; i < bytes / sizeof *values; ++i) {
+            values[i] = (int64_t)(edgeopt_random(seed) % 2001u) - 1000;
+        }
+    } else {
+        unsigned char *values = (unsigned char *)buffer;
+        for (i = 0; i < bytes; ++i) {
+            values[i] = (unsigned char)(edgeopt_random(seed) >> 56);
+        }
+    }
+}
+
+static int compare(const void *left, const void *right) {
+    uint64_t a = *(const uint64_t *)left;
+    uint64_t b = *(const uint64_t *)right;
+    return (a > b) - (a < b);
+}
+
+void edgeopt_sort(uint64_t *values, size_t count) { qsort(values, count, sizeof *values, compare); }
+
+double edgeopt_quantile(const uint64_t *sorted, size_t count, double fraction) {
+    double position;
+    size_t below;
+    if (count == 0) {
+        return 0.0;
+    }
+    position = fraction * (double)(count - 1);
+    below = (size_t)position;
+    if (below + 1 >= count) {
+        return (double)sorted[count - 1];
+    }
+    return (double)sorted[below] +
+           (position - (double)below) * ((double)sorted[below + 1] - (double)sorted[below]);
+}
+
+long edgeopt_number(const char *option, const char *text, long low, long high) {
+    char *end = NULL;
+    long value;
+    errno = 0;
+    value = text == NULL ? 0 : strtol(text, &end, 10);
+    if (text == NULL || errno != 0 || end == text || *end != '\0' || value < low || value > high) {
+        edgeopt_fail(2, "option needs a whole number in range:", option);
+    }
+    return value;
+}
+
+void edgeopt_fail(int code, const char *message, const char *detail) {
+    (void)fprintf(stderr, "error: %s %s\n", message, detail);
+    exit(code);
+}
