@@ -1,1 +1,60 @@
-"""Ways to time a kernel."""
+"""Ways to time kernels. A meter is a `Meter`; the conformance suite holds for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from edgeopt.core.kernels import OpKey
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One visit to a kernel: samples taken right after one another, in nanoseconds."""
+
+    key: OpKey
+    samples_ns: tuple[float, ...]
+
+
+class Meter(Protocol):
+    """Times single kernels on one device with one runtime."""
+
+    @property
+    def runtime(self) -> str:
+        """What runs the kernels: part of a table's identity."""
+        ...
+
+    @property
+    def runtime_version(self) -> str:
+        """Changes whenever the same key would run different code."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """Threads a kernel may use."""
+        ...
+
+    def prepare(self, keys: Sequence[OpKey]) -> dict[OpKey, str]:
+        """Build what is needed to time ``keys``.
+
+        Returns:
+            The keys that cannot be timed, each with the reason.
+        """
+        ...
+
+    def visit(self, keys: Sequence[OpKey]) -> Iterator[Window]:
+        """Time each of ``keys`` (prepared before) once, in any order, yielding as it goes.
+
+        Raises:
+            BoardError: the device does not answer as it should.
+        """
+        ...
+
+
+#: Name -> where it is; what a user can choose from. `tvm` times edgeopt's own kernels.
+METERS = {
+    "ort": "edgeopt.latency.meters.ort:OrtMeter",
+    "tvm": "edgeopt.latency.meters.program:ProgramMeter",
+    "replay": "edgeopt.latency.meters.replay:ReplayMeter",
+}
