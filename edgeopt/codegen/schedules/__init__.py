@@ -40,7 +40,7 @@ everything else            none
 =================  ======  ==================================================================
 
 Activations are written in the key as ``name`` or ``name_parameter_parameter``, see
-`schedules.activations.text_of`: ``relu``, ``relu6``, ``hardswish``, ``hardsigmoid`` (alpha 1/6,
+`core.activations.text_of`: ``relu``, ``relu6``, ``hardswish``, ``hardsigmoid`` (alpha 1/6,
 beta 0.5; others ``hardsigmoid_0.2_0.5``), ``clip_-1.0_1.0``, ``leakyrelu_0.01``, ``elu_1.0``,
 ``gelu``, ``gelu_tanh``. In f32 every one can be fused into conv-like kernels, linear, add, mul and
 scale (``activation``, then the residual is added, then ``residual_activation``). In i8 conv-like
@@ -57,3 +57,26 @@ A kernel whose template takes them has its parameters in this order: inputs, res
 output, scratch; ``Template.function(key, target).args`` says so exactly, and names the packed
 constants, which are other than those above.
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from edgeopt.codegen.schedules import gemm
+from edgeopt.codegen.schedules.template import Template
+from edgeopt.core.kernels import OpKey
+from edgeopt.core.target import TargetSpec
+
+__all__ = ["Template", "select"]
+
+#: Tried in order; the first that answers is used.
+RULES: tuple[Callable[[OpKey, TargetSpec], Template | None], ...] = (gemm.rule,)
+
+
+def select(key: OpKey, target: TargetSpec) -> Template | None:
+    """The template that implements a key on a target, or None."""
+    for rule in RULES:
+        template = rule(key, target)
+        if template is not None:
+            return template
+    return None

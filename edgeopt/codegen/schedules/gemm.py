@@ -1,0 +1,142 @@
+"""The template of pointwise, general and grouped convolutions and linear layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from edgeopt.codegen.schedules.gemm_plan import Plan, plan_of
+from edgeopt.codegen.schedules.isa import Isa, isa_of
+from edgeopt.codegen.schedules.template import (
+    BYTES,
+    BaseTemplate,
+    Const,
+    Template,
+    is_table,
+    round_up,
+)
+from edgeopt.core.kernels import OpKey
+from edgeopt.core.network import Array
+from edgeopt.core.target import TargetSpec
+
+OPS = ("pointwise", "conv2d", "linear")
+
+
+class Gemm(BaseTemplate):
+    """Tiled products of staged or in-place activations with panels of packed weights."""
+
+    name = "gemm"
+
+    def plan(self, key: OpKey, target: TargetSpec) -> Plan:
+        """The tiling of a key on a target."""
+        return plan_of(key, _isa(target))
+
+    def consts(self, key: OpKey, target: TargetSpec) -> tuple[Const, ...]:
+        """Weights and bias; for int8 the requantization as well."""
+        plan = self.plan(key, target)
+        weights = Const("weights", key.dtype, plan.weight_elements)
+        if key.dtype == "f32":
+            return weights, Const("bias", "f32", plan.bias_elements)
+        return (weights, *requantization(key, plan.bias_elements))
+
+    def scratch_bytes(self, key: OpKey, target: TargetSpec) -> int:
+        """Bytes of the staged band of input rows."""
+        stage = self.plan(key, target).stage
+        return 0 if stage is None else round_up(stage.elements * BYTES[stage.dtype], 64)
+
+    def pack(
+        self, key: OpKey, target: TargetSpec, constants: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """Weights to panels, zero points folded into the bias, all padded to whole vectors."""
+        plan = self.plan(key, target)
+        weights = constants["w"]
+        window = plan.window
+        taps = window.taps_h * window.taps_w
+        grouped = weights.reshape(plan.groups, plan.outputs, taps, window.run)
+        spare = window.run_packed - window.run
+        wide = plan.output_vectors * plan.lanes
+        full = np.pad(grouped, ((0, 0), (0, wide - plan.outputs), (0, 0), (0, spare)))
+        steps = full.reshape(plan.groups, wide, plan.reduction // plan.pack, plan.pack)
+        panels = []
+        width = plan.vectors * plan.lanes
+        for group in steps:
+            for start in range(0, wide, width):
+                panel = group[start : start + width]
+                panels.append(np.ascontiguousarray(panel.transpose(1, 0, 2)).reshape(-1))
+        packed: dict[str, Array] = {"weights": np.concatenate(panels)}
+        if key.dtype == "f32":
+            packed["bias"] = by_group(constants.get("b"), np.float32, plan.groups, wide, plan.outputs)
+        else:
+            offset = 128 if _isa(target).unsigned else 0
+            folded = fold_bias(constants, offset)
+            packed["bias"] = by_group(folded, np.int32, plan.groups, wide, plan.outputs)
+            packed["multiplier"] = by_group(
+                constants["multiplier"], np.float32, plan.groups, wide, plan.outputs
+            )
+            packed["qparams"] = np.ascontiguousarray(constants["qparams"], np.int32)
+            if is_table(key.activation):
+                packed["lut"] = np.ascontiguousarray(constants["lut"], np.int8)
+        return packed
+
+    def primfunc(self, key: OpKey, target: TargetSpec) -> Any:
+        """Emit the kernel."""
+        from edgeopt.codegen.schedules.gemm_code import emit
+
+        sizes = {const.name: const.elements for const in self.consts(key, target)}
+        isa = _isa(target)
+        return emit(self.function(key, target), plan_of(key, isa), isa, sizes)
+
+
+def _isa(target: TargetSpec) -> Isa:
+    isa = isa_of(target)
+    assert isa is not None
+    return isa
+
+
+def requantization(key: OpKey, channels: int) -> tuple[Const, ...]:
+    """Constants that turn int32 sums into int8."""
+    table = (Const("lut", "i8", 256),) if is_table(key.activation) else ()
+    return (
+        Const("bias", "i32", channels),
+        Const("multiplier", "f32", channels),
+        Const("qparams", "i32", 4),
+        *table,
+    )
+
+
+def fold_bias(constants: Mapping[str, Array], offset: int = 0) -> Array:
+    """The bias with the input's zero point (and an offset of the activations) folded in."""
+    weights = constants["w"]
+    sums = weights.reshape(weights.shape[0], -1).astype(np.int64).sum(axis=1)
+    bias = constants.get("b")
+    start = np.zeros_like(sums) if bias is None else bias.astype(np.int64)
+    zero = int(constants["qparams"][0]) + offset
+    # int32 wraps exactly as the accumulators do
+    folded: Array = (start - zero * sums).astype(np.int32)
+    return folded
+
+
+def by_group(
+    values: Array | None, dtype: type[np.generic], groups: int, wide: int, outputs: int
+) -> Array:
+    """Values a channel, each group padded with zeros to whole vectors."""
+    if values is None:
+        return np.zeros(groups * wide, dtype)
+    grouped = np.asarray(values, dtype).reshape(groups, outputs)
+    return np.pad(grouped, ((0, 0), (0, wide - outputs))).reshape(-1)
+
+
+GEMM = Gemm()
+
+
+def rule(key: OpKey, target: TargetSpec) -> Template | None:
+    """Every conv-like or linear key in one precision."""
+    if key.op not in OPS or key.inputs != 1 or isa_of(target) is None:
+        return None
+    if key.dtype != key.out_dtype or key.dtype not in ("f32", "i8"):
+        return None
+    if key.dtype == "i8" and key.residual:
+        return None
+    return GEMM

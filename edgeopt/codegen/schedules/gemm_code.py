@@ -1,0 +1,268 @@
+"""Emission of the tiled matrix product that `gemm_plan` describes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from edgeopt.codegen.abi import KernelFunction
+from edgeopt.codegen.schedules import dot
+from edgeopt.codegen.schedules.emit import (
+    Builder,
+    Expr,
+    Registers,
+    cast,
+    const,
+    part,
+    tirx,
+)
+from edgeopt.codegen.schedules.gemm_plan import Plan
+from edgeopt.codegen.schedules.isa import Isa
+from edgeopt.codegen.schedules.mathfn import Requantizer, activate, lookup
+from edgeopt.codegen.schedules.stage import copy_run, fill_run
+from edgeopt.codegen.schedules.template import elements, is_table
+
+
+def emit(function: KernelFunction, plan: Plan, isa: Isa, sizes: Mapping[str, int]) -> Any:
+    """The kernel as a PrimFunc."""
+    return _Emitter(function, plan, isa, sizes).run()
+
+
+class _Emitter:
+    def __init__(
+        self, function: KernelFunction, plan: Plan, isa: Isa, sizes: Mapping[str, int]
+    ) -> None:
+        key = function.key
+        shapes = {"x0": elements(key.in_shape), "y": elements(key.out_shape)}
+        shapes["residual"] = shapes["y"]
+        self.key, self.plan, self.isa = key, plan, isa
+        self.integer = key.dtype == "i8"
+        self.b = Builder(function, {**sizes, **shapes})
+        self.source = self.b["x0"]
+        if plan.stage is not None:
+            self.source = self.b.scratch_view(plan.stage.dtype, 0, plan.stage.elements)
+        if self.integer:
+            zero_x, zero_y, low, high = (
+                self.b.bind(self.b.load(self.b["qparams"], i), "q") for i in range(4)
+            )
+            self.zero_x = zero_x
+            self.requantize = Requantizer(self.b, zero_y, low, high)
+
+    def run(self) -> Any:
+        b, plan = self.b, self.plan
+        rows = plan.window.out_rows
+        bands = -(-rows // plan.band)
+        with b.loop(bands, "band") as band:
+            first = band * plan.band
+            count = plan.band
+            if rows % plan.band:
+                count = b.bind(tirx.min(tirx.IntImm("int32", plan.band), rows - first), "rows")
+            if plan.stage is not None:
+                self.stage(first)
+            with b.loop(plan.groups, "group") as group:
+                self.tiles(group, first, count)
+        return b.finish()
+
+    # -- staging ---------------------------------------------------------------------------
+
+    def stage(self, first: Expr) -> None:
+        b, key, plan, stage = self.b, self.key, self.plan, self.plan.stage
+        assert stage is not None
+        dtype = {"f32": "float32", "i16": "int16", "i8": "int8"}[stage.dtype]
+        flip = self.integer and self.isa.unsigned
+        lanes = self.isa.lanes * (2 if dtype == "int16" else 4 if dtype == "int8" else 1)
+        in_c = key.in_shape[-1]
+        if stage.rows == 1 and key.kernel == (1, 1) and not any(key.pads) and (
+            key.strides == (1, 1)
+        ):
+            self.stage_flat(first, dtype, flip, lanes)
+            return
+        height, width = key.in_shape[0], key.in_shape[1]
+        pad = self.pad_value(dtype, flip)
+        copied = min(width, stage.cols - stage.left)
+        right = stage.cols - stage.left - copied
+        with b.loop(stage.rows, "row") as row:
+            at = b.bind(first * key.strides[0] + row - stage.top, "at")
+            to = b.bind(row * (stage.cols * in_c) + tirx.IntImm("int32", 0), "to")
+            outside = tirx.Or(at < 0, at >= height)
+            with b.when(outside):
+                fill_run(b, self.source, to, stage.cols * in_c, pad)
+            with b.when(tirx.Not(outside)):
+                fill_run(b, self.source, to, stage.left * in_c, pad)
+                copy_run(
+                    b, b["x0"], at * (width * in_c), self.source, to + stage.left * in_c,
+                    copied * in_c, dtype, flip, lanes,
+                )  # fmt: skip
+                end = to + (stage.left + copied) * in_c
+                fill_run(b, self.source, end, right * in_c, pad)
+
+    def stage_flat(self, first: Expr, dtype: str, flip: bool, lanes: int) -> None:
+        b, stage = self.b, self.plan.stage
+        assert stage is not None
+        in_c = self.key.in_shape[-1]
+        if stage.channels == in_c:
+            at = first * (stage.cols * in_c)
+            copy_run(b, b["x0"], at, self.source, 0, stage.cols * in_c, dtype, flip, lanes)
+            return
+        with b.loop(stage.cols, "pixel") as pixel:
+            at = (first * stage.cols + pixel) * in_c
+            to = pixel * stage.channels
+            copy_run(b, b["x0"], at, self.source, to, in_c, dtype, flip, lanes)
+
+    def pad_value(self, dtype: str, flip: bool) -> Expr:
+        if not self.integer:
+            return const(0.0)
+        value = tirx.bitwise_xor(self.zero_x, tirx.const(-128, "int32")) if flip else self.zero_x
+        return self.b.bind(cast(value, dtype), "pad")
+
+    # -- tiles -----------------------------------------------------------------------------
+
+    def tiles(self, group: Expr, first: Expr, count: Expr) -> None:
+        b, plan = self.b, self.plan
+        if plan.panel_outer:
+            for panel in self.panels():
+                with panel as (vector, vectors, valid), b.loop(count, "oh") as row:
+                    self.columns(group, first, row, [(vector, vectors, valid)])
+        else:
+            with b.loop(count, "oh") as row:
+                self.columns(group, first, row, None)
+
+    def columns(
+        self, group: Expr, first: Expr, row: Expr, panel: list[tuple[Expr, int, int]] | None
+    ) -> None:
+        b, plan = self.b, self.plan
+        full, rest = divmod(plan.window.out_cols, plan.pixels)
+        for start, times, pixels in ((0, full, plan.pixels), (full * plan.pixels, 1, rest)):
+            if not times or not pixels:
+                continue
+            with b.loop(times, "ow") as col:
+                at = start + col * plan.pixels
+                if panel is not None:
+                    for vector, vectors, valid in panel:
+                        self.tile(group, first, row, at, pixels, vector, vectors, valid)
+                else:
+                    for choice in self.panels():
+                        with choice as (vector, vectors, valid):
+                            self.tile(group, first, row, at, pixels, vector, vectors, valid)
+
+    def panels(self) -> Iterator[Any]:
+        """Loops over panels: context managers of (first vector, vectors, outputs in it)."""
+        plan = self.plan
+        full, rest = divmod(plan.output_vectors, plan.vectors)
+        ragged = plan.outputs % plan.lanes != 0
+        if ragged and not rest:
+            full, rest = full - 1, plan.vectors
+        if full:
+            yield self._panel_loop(full)
+        if rest:
+            start = full * plan.vectors
+            yield self._one_panel(start, rest, plan.outputs - start * plan.lanes)
+
+    @contextmanager
+    def _panel_loop(self, full: int) -> Iterator[tuple[Expr, int, int]]:
+        vectors = self.plan.vectors
+        with self.b.loop(full, "panel") as panel:
+            yield panel * vectors, vectors, vectors * self.plan.lanes
+
+    @contextmanager
+    def _one_panel(self, start: int, vectors: int, valid: int) -> Iterator[tuple[Expr, int, int]]:
+        yield start, vectors, valid
+
+    def tile(
+        self, group: Expr, first: Expr, row: Expr, col: Expr, pixels: int,
+        vector: Expr, vectors: int, valid: int,
+    ) -> None:  # fmt: skip
+        b, plan, window = self.b, self.plan, self.plan.window
+        local = row if plan.stage is not None else first + row
+        base = local * window.row_stride + col * window.col_stride + group * window.group_stride
+        channel = (group * plan.output_vectors + vector) * plan.lanes
+        weights = channel * plan.reduction
+        name = "int32" if self.integer else "float32"
+        split = plan.split
+        acc = b.registers(split * pixels * vectors, name, plan.lanes)
+        bias = [
+            b.bind(b.load(b["bias"], channel + n * plan.lanes, plan.lanes)) for n in range(vectors)
+        ]
+        for s in range(split):
+            for m in range(pixels):
+                for n in range(vectors):
+                    zero = const(0, name, plan.lanes)
+                    acc[(s * pixels + m) * vectors + n] = zero if s else bias[n]
+        with b.loop(window.taps_h, "kh") as kh, b.loop(window.taps_w, "kw") as kw:
+            at = base + kh * window.tap_h_stride + kw * window.tap_w_stride
+            step = (kh * window.taps_w + kw) * (window.run_packed * vectors * plan.lanes)
+            self.reduce(acc, at, weights + step, pixels, vectors)
+        out = (first + row) * window.out_cols + col
+        out = out * (plan.groups * plan.outputs) + group * plan.outputs + vector * plan.lanes
+        for m in range(pixels):
+            for n in range(vectors):
+                value = acc[m * vectors + n]
+                for s in range(1, split):
+                    value = value + acc[(s * pixels + m) * vectors + n]
+                place = out + m * plan.groups * plan.outputs + n * plan.lanes
+                some = min(valid - n * plan.lanes, plan.lanes)
+                self.finish(value, place, channel + n * plan.lanes, some)
+
+    def reduce(
+        self, acc: Registers, at: Expr, weights: Expr, pixels: int, vectors: int
+    ) -> None:
+        """One contiguous run of the reduction."""
+        b, plan, window = self.b, self.plan, self.plan.window
+        steps = window.run_packed // plan.pack
+        width = plan.lanes * plan.pack  # weights of one vector and step
+        # Reading whole vectors of activations must not run past the end of the run.
+        chunk = 4 if self.isa.by_element and plan.split == 1 else plan.split
+        chunks, rest = divmod(steps, chunk)
+
+        def step(x_at: Expr, w_at: Expr, count: int, together: bool) -> None:
+            held = None
+            if together and self.isa.by_element:
+                held = [
+                    b.bind(b.load(self.source, x_at + m * window.col_stride, chunk * plan.pack))
+                    for m in range(pixels)
+                ]
+            for j in range(count):
+                w = [
+                    b.bind(dot.weights(b, self.isa, self.integer, w_at, (j * vectors + n) * width))
+                    for n in range(vectors)
+                ]
+                s = j % plan.split
+                for m in range(pixels):
+                    if held is not None:
+                        x = part(held[m], j * plan.pack, plan.pack)
+                    else:
+                        x_index = x_at + m * window.col_stride + j * plan.pack
+                        x = b.load(self.source, x_index, plan.pack)
+                    x = b.bind(dot.spread(self.isa, self.integer, x, plan.lanes))
+                    for n in range(vectors):
+                        index = (s * pixels + m) * vectors + n
+                        acc[index] = dot.accumulate(self.isa, self.integer, acc[index], w[n], x)
+
+        stride = vectors * width
+        if chunks:
+            with b.loop(chunks, "k") as k:
+                step(at + k * chunk * plan.pack, weights + k * (chunk * stride), chunk, chunk == 4)
+        if rest:
+            done = chunks * chunk
+            with b.loop(rest, "k") as k:
+                step(at + (done + k) * plan.pack, weights + (done + k) * stride, 1, False)
+
+    def finish(self, value: Expr, place: Expr, channel: Expr, count: int) -> None:
+        b, key, lanes = self.b, self.key, self.plan.lanes
+        if not self.integer:
+            value = activate(b, key.activation, b.bind(value))
+            if key.residual:
+                value = value + b.load_some(b["residual"], place, count, lanes)
+                value = activate(b, key.residual_activation, b.bind(value))
+            b.store_some(b["y"], place, b.bind(value), count)
+            return
+        scale = b.load(b["multiplier"], channel, lanes)
+        steps = cast(value, "float32") * scale
+        if is_table(key.activation):
+            wide = b.bind(self.requantize.wide(steps))
+            b.store_some(b["y"], place, lookup(b, b["lut"], wide), count)
+        else:
+            b.store_some(b["y"], place, b.bind(self.requantize(steps)), count)
+
+

@@ -1,0 +1,262 @@
+"""How a convolution or linear layer becomes a tiled matrix product; pure arithmetic.
+
+A tile is ``pixels`` neighbouring output pixels of one row by ``vectors`` vectors of output
+channels, all accumulators in registers. Weights lie in panels of ``vectors`` vectors. Tile and
+loop order come from a small cost model over the registers, load ports and caches of the target.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+from edgeopt.codegen.schedules.isa import Isa
+from edgeopt.codegen.schedules.template import BYTES, round_up
+from edgeopt.core.kernels import OpKey
+
+#: Cycles to start, finish and store a tile, and to multiply-accumulate once (latency).
+_TILE_CYCLES, _LATENCY = 12.0, 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Where activations lie, and which of them one output reads.
+
+    Offsets and strides are in elements of the buffer that is read: the input itself, or the
+    staged copy of a band of it.
+    """
+
+    out_rows: int
+    out_cols: int
+    row_stride: int  # between output rows
+    col_stride: int  # between output columns
+    taps_h: int  # runs, vertically
+    tap_h_stride: int
+    taps_w: int  # runs, horizontally
+    tap_w_stride: int
+    run: int  # contiguous elements of one run
+    run_packed: int  # the same, rounded up to what one dot product consumes
+    group_stride: int  # between the channels of neighbouring groups
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A padded, widened or rounded-up copy of some input rows in scratch."""
+
+    dtype: str
+    rows: int  # input rows of one band
+    cols: int  # with padding
+    channels: int  # elements between pixels
+    top: int
+    left: int
+    elements: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything the emitter and the packer need."""
+
+    window: Window
+    stage: Stage | None
+    band: int  # output rows computed from one staged copy
+    groups: int
+    outputs: int  # output channels of one group
+    reduction: int  # packed elements of one output channel's weights
+    pixels: int
+    vectors: int
+    panel_outer: bool
+    split: int  # independent partial sums along the reduction
+    pack: int  # reduction elements a lane consumes at once
+    lanes: int
+
+    @property
+    def output_vectors(self) -> int:
+        """Vectors of output channels of one group."""
+        return -(-self.outputs // self.lanes)
+
+    @property
+    def weight_elements(self) -> int:
+        """Packed weights of all groups."""
+        return self.groups * self.output_vectors * self.lanes * self.reduction
+
+    @property
+    def bias_elements(self) -> int:
+        """Packed biases of all groups."""
+        return self.groups * self.output_vectors * self.lanes
+
+
+def _shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    if len(shape) == 3:
+        return shape[0], shape[1], shape[2]
+    return 1, math.prod(shape[:-1]), shape[-1]
+
+
+@lru_cache(maxsize=4096)
+def plan_of(key: OpKey, isa: Isa) -> Plan:
+    """Choose geometry, staging and tile for a conv-like or linear key."""
+    integer = key.dtype == "i8"
+    pack = isa.pack if integer else 1
+    in_h, in_w, in_c = _shape(key.in_shape)
+    out_h, out_w, out_c = _shape(key.out_shape)
+    per_group = in_c // key.groups
+    kernel_h, kernel_w = key.kernel
+    padded = any(key.pads)
+    flat = key.kernel == (1, 1) and key.strides == (1, 1) and not padded
+    ragged = per_group % pack != 0
+    staged = padded or (integer and (isa.must_stage or ragged))
+    if flat:
+        window = _flat_window(in_h * in_w, in_c, per_group, pack, key.groups)
+        if staged:
+            return _flat_staged(key, isa, window, out_c)
+        return _tiled(key, isa, window, None, 1, out_c, pack)
+    # A run is a whole row of the kernel where its pixels are neighbours in memory.
+    joined = key.groups == 1 and key.dilations[1] == 1
+    run = kernel_w * in_c if joined else per_group
+    used_rows = (kernel_h - 1) * key.dilations[0] + 1
+    used_cols = (out_w - 1) * key.strides[1] + (kernel_w - 1) * key.dilations[1] + 1
+    staged = staged or (integer and run % pack != 0)
+    cols, channels = (used_cols, in_c) if staged else (in_w, in_c)
+    window = Window(
+        out_rows=out_h,
+        out_cols=out_w,
+        row_stride=key.strides[0] * cols * channels,
+        col_stride=key.strides[1] * channels,
+        taps_h=kernel_h,
+        tap_h_stride=key.dilations[0] * cols * channels,
+        taps_w=1 if joined else kernel_w,
+        tap_w_stride=key.dilations[1] * channels,
+        run=run,
+        run_packed=round_up(run, pack),
+        group_stride=per_group,
+    )
+    if not staged:
+        return _tiled(key, isa, window, None, out_h, out_c, pack)
+    dtype = isa.stage_dtype if integer else "f32"
+    row_bytes = cols * channels * BYTES[dtype]
+    fitting = max(isa.l1d_bytes // 2 // row_bytes, used_rows + 3 * key.strides[0])
+    band = min(out_h, max((fitting - used_rows) // key.strides[0] + 1, 1))
+    band = -(-out_h // -(-out_h // band))
+    rows = (band - 1) * key.strides[0] + used_rows
+    stage = Stage(
+        dtype, rows, cols, channels, key.pads[0], key.pads[1],
+        round_up(rows * cols * channels + pack, 64),
+    )  # fmt: skip
+    return _tiled(key, isa, window, stage, band, out_c, pack)
+
+
+def _flat_window(pixels: int, channels: int, run: int, pack: int, groups: int) -> Window:
+    return Window(
+        out_rows=1, out_cols=pixels, row_stride=pixels * channels, col_stride=channels,
+        taps_h=1, tap_h_stride=0, taps_w=1, tap_w_stride=0,
+        run=run, run_packed=round_up(run, pack), group_stride=run,
+    )  # fmt: skip
+
+
+def _flat_staged(key: OpKey, isa: Isa, window: Window, out_c: int) -> Plan:
+    """A 1x1 layer whose activations are staged: a chunk of pixels at a time."""
+    pack = isa.pack
+    dtype = isa.stage_dtype
+    pixels = window.out_cols
+    channels = round_up(window.run * key.groups, pack) if key.groups == 1 else window.run
+    if key.groups > 1:
+        channels = window.run * key.groups
+    budget = max(isa.l1d_bytes // 3 // (channels * BYTES[dtype]), 1)
+    divisors = [d for d in range(1, pixels + 1) if pixels % d == 0]
+    best: tuple[float, Plan] | None = None
+    for chunk in divisors:
+        if chunk > budget and chunk != divisors[0] and chunk > 24:
+            continue
+        stage = Stage(
+            dtype, 1, chunk, channels, 0, 0, round_up(chunk * channels + pack, 64)
+        )
+        part = Window(
+            out_rows=pixels // chunk, out_cols=chunk, row_stride=0, col_stride=channels,
+            taps_h=1, tap_h_stride=0, taps_w=1, tap_w_stride=0,
+            run=window.run, run_packed=window.run_packed, group_stride=window.run,
+        )  # fmt: skip
+        plan = _tiled(key, isa, part, stage, 1, out_c, pack)
+        cost = _cost(plan, isa, plan.pixels, plan.vectors) * part.out_rows
+        cost += part.out_rows * plan.weight_elements / 32
+        if best is None or cost < best[0]:
+            best = cost, plan
+    assert best is not None
+    return best[1]
+
+
+def _tiled(
+    key: OpKey, isa: Isa, window: Window, stage: Stage | None, band: int, out_c: int, pack: int
+) -> Plan:
+    outputs = out_c // key.groups
+    reduction = window.taps_h * window.taps_w * window.run_packed
+    base = Plan(
+        window=window, stage=stage, band=band, groups=key.groups, outputs=outputs,
+        reduction=reduction, pixels=1, vectors=1, panel_outer=False, split=1, pack=pack,
+        lanes=isa.lanes,
+    )  # fmt: skip
+    pixels, vectors = _tile(base, isa, key.dtype == "i8")
+    split = 1
+    if pixels * vectors < 8 and key.dtype != "i8":
+        split = max(s for s in (1, 2, 4, 8) if s * pixels * vectors <= 8)
+        while split > 1 and window.run_packed < 4 * split:
+            split //= 2
+    weight_bytes = base.weight_elements // key.groups * BYTES[key.dtype]
+    rows = window.out_cols * band
+    element = BYTES[stage.dtype if stage else key.dtype]
+    input_bytes = rows * reduction * element
+    panels = -(-base.output_vectors // vectors)
+    tiles = -(-window.out_cols // pixels) * band
+    near = isa.l1d_bytes * 3 // 4
+    rows_outer = 0 if weight_bytes <= near else weight_bytes * tiles
+    panels_outer = 0 if input_bytes <= near // 2 else input_bytes * panels
+    return Plan(
+        window=window, stage=stage, band=band, groups=key.groups, outputs=outputs,
+        reduction=reduction, pixels=pixels, vectors=vectors,
+        panel_outer=panels_outer < rows_outer, split=split, pack=pack, lanes=isa.lanes,
+    )  # fmt: skip
+
+
+def _fits(isa: Isa, pixels: int, vectors: int, integer: bool) -> bool:
+    accumulators = pixels * vectors
+    if integer:
+        # weights of the step, one product, one broadcast (or one vector of each pixel)
+        held = vectors + (pixels if isa.by_element and isa.dot == "quad" else 1) + 1
+    elif isa.by_element:
+        held = pixels + min(vectors, 2)
+    elif pixels == 1:
+        held = 1  # weights are memory operands
+    else:
+        held = vectors + (0 if isa.registers > 16 else 1)
+    return accumulators + held <= isa.registers
+
+
+def _cost(plan: Plan, isa: Isa, pixels: int, vectors: int) -> float:
+    """Cycles of one band of one group, roughly."""
+    steps = plan.reduction / plan.pack
+    total = 0.0
+    full_rows, rest_rows = divmod(plan.window.out_cols, pixels)
+    full_panels, rest_panels = divmod(plan.output_vectors, vectors)
+    for count_rows, rows in ((full_rows, pixels), (1, rest_rows)):
+        for count_panels, panel in ((full_panels, vectors), (1, rest_panels)):
+            if count_rows and rows and count_panels and panel:
+                work = rows * panel / 2
+                loads = (panel + rows / (4 if isa.by_element else 1)) / 2
+                split = 1 if rows * panel >= 8 else 8 // (rows * panel)
+                # the load ports are never quite as busy as the multipliers can be
+                per_step = max(work, loads * 1.1, _LATENCY / split) + 0.05 * (rows + panel)
+                tile = per_step * steps + _TILE_CYCLES + rows * panel
+                total += count_rows * count_panels * tile
+    return total * plan.band
+
+
+def _tile(plan: Plan, isa: Isa, integer: bool) -> tuple[int, int]:
+    best: tuple[float, int, int] | None = None
+    for vectors in range(1, min(plan.output_vectors, isa.registers - 2) + 1):
+        for pixels in range(1, min(plan.window.out_cols, 14) + 1):
+            if not _fits(isa, pixels, vectors, integer):
+                break
+            cost = _cost(plan, isa, pixels, vectors)
+            if best is None or cost < best[0]:
+                best = cost, pixels, vectors
+    assert best is not None
+    return best[1], best[2]

@@ -1,0 +1,189 @@
+"""Activations and requantization as vector expressions."""
+
+from __future__ import annotations
+
+import math
+
+from tvm import tirx
+
+from edgeopt.codegen.schedules.emit import (
+    Builder,
+    Expr,
+    bcast,
+    cast,
+    const,
+    dtype_of,
+    intrinsic,
+    reinterpret,
+    vector_type,
+)
+from edgeopt.core.activations import bounds, parse_text
+
+#: Adding this to a float of magnitude below 2**22 rounds it half to even into the low bits.
+_MAGIC = 12582912.0
+_MAGIC_BITS = 0x4B400000
+
+
+def activate(b: Builder, text: str, x: Expr) -> Expr:
+    """Apply the activation that a key names to float32 lanes."""
+    if text == "none":
+        return x
+    function, attrs = parse_text(text)
+    lanes = dtype_of(x)[1]
+
+    def number(value: object) -> Expr:
+        assert isinstance(value, (int, float))
+        return const(float(value), "float32", lanes)
+
+    if function in ("relu", "relu6", "clip"):
+        low, high = bounds(function, attrs)
+        return _clip(x, low, high)
+    x = b.bind(x)
+    if function == "hardswish":
+        return x * _clip(x * number(1 / 6) + number(0.5), 0.0, 1.0)
+    if function == "hardsigmoid":
+        return _clip(x * number(attrs["alpha"]) + number(attrs["beta"]), 0.0, 1.0)
+    if function == "leakyrelu":
+        return tirx.Select(x >= number(0), x, x * number(attrs["alpha"]))
+    if function == "sigmoid":
+        return _sigmoid(b, x)
+    if function == "silu":
+        return x * _sigmoid(b, x)
+    if function == "tanh":
+        return _tanh(b, x)
+    if function == "elu":
+        negative = b.bind(tirx.min(x, number(0)))
+        return tirx.Select(x > number(0), x, number(attrs["alpha"]) * _expm1(b, negative))
+    if function == "gelu":
+        if attrs.get("approximate") == "tanh":
+            inner = number(math.sqrt(2 / math.pi)) * x * (number(1) + number(0.044715) * x * x)
+            gate = _tanh(b, b.bind(inner))
+        else:
+            gate = _erf(b, b.bind(x * number(math.sqrt(0.5))))
+        return number(0.5) * x * (number(1) + gate)
+    raise ValueError(f"unknown activation {text!r}")
+
+
+def _clip(x: Expr, low: float, high: float) -> Expr:
+    lanes = dtype_of(x)[1]
+    if low > -math.inf:
+        x = tirx.max(x, const(low, "float32", lanes))
+    if high < math.inf:
+        x = tirx.min(x, const(high, "float32", lanes))
+    return x
+
+
+def _polynomial(x: Expr, coefficients: tuple[float, ...]) -> Expr:
+    lanes = dtype_of(x)[1]
+    total = const(coefficients[0], "float32", lanes)
+    for coefficient in coefficients[1:]:
+        total = total * x + const(coefficient, "float32", lanes)
+    return total
+
+
+def exp(b: Builder, x: Expr) -> Expr:
+    """e**x to about two units in the last place; saturates below -87 and above 88."""
+    lanes = dtype_of(x)[1]
+    x = b.bind(_clip(x, -87.33, 88.37))
+    shifted = b.bind(x * const(1 / math.log(2), "float32", lanes) + const(_MAGIC, lanes=lanes))
+    n = b.bind(shifted - const(_MAGIC, lanes=lanes))
+    high, low = 0.693145751953125, 1.42860682030941723212e-6  # ln 2 in two parts (Cody, Waite)
+    r = b.bind(x - n * const(high, lanes=lanes))
+    r = b.bind(r - n * const(low, lanes=lanes))
+    tail = (1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0)
+    mantissa = _polynomial(r, tail)
+    bits = reinterpret(shifted, "int32", lanes)
+    biased = bits + const(127 - _MAGIC_BITS, "int32", lanes)
+    power = reinterpret(tirx.shift_left(biased, const(23, "int32", lanes)), "float32", lanes)
+    return mantissa * power
+
+
+def _sigmoid(b: Builder, x: Expr) -> Expr:
+    one = const(1.0, lanes=dtype_of(x)[1])
+    return one / (one + exp(b, const(0.0, lanes=dtype_of(x)[1]) - x))
+
+
+def _expm1(b: Builder, x: Expr) -> Expr:
+    # Near zero the subtraction would cancel: there the series itself is used.
+    lanes = dtype_of(x)[1]
+    series = x * _polynomial(x, (1 / 5040, 1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5, 1.0))
+    return tirx.Select(
+        x > const(-0.5, lanes=lanes), series, exp(b, x) - const(1.0, lanes=lanes)
+    )
+
+
+def _tanh(b: Builder, x: Expr) -> Expr:
+    # Rational approximation on the interval outside which tanh rounds to one.
+    x = b.bind(_clip(x, -7.90531110763549805, 7.90531110763549805))
+    square = b.bind(x * x)
+    over = _polynomial(
+        square,
+        (
+            -2.76076847742355e-16, 2.00018790482477e-13, -8.60467152213735e-11,
+            5.12229709037114e-08, 1.48572235717979e-05, 6.37261928875436e-04,
+            4.89352455891786e-03,
+        ),
+    )  # fmt: skip
+    under = _polynomial(
+        square,
+        (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.89352518554385e-03),
+    )
+    return x * over / under
+
+
+def _erf(b: Builder, x: Expr) -> Expr:
+    # Rational approximation on the interval outside which erf rounds to one.
+    x = b.bind(_clip(x, -3.832506856900711, 3.832506856900711))
+    square = b.bind(x * x)
+    over = _polynomial(
+        square,
+        (
+            0.00022905065861350646, 0.0034082910107109506, 0.050955695062380861,
+            0.18520832239976145, 1.128379143519084,
+        ),
+    )  # fmt: skip
+    under = _polynomial(
+        square,
+        (
+            -1.1791602954361697e-7, 0.000023547966471313185, 0.0010179625278914885,
+            0.014070470171167667, 0.11098505178285362, 0.49746925110067538, 1.0,
+        ),
+    )  # fmt: skip
+    return x * over / under
+
+
+def unfused(x: Expr) -> Expr:
+    """A float value that no multiplication before it is contracted through."""
+    kind, lanes = dtype_of(x)
+    suffix = "f32" if lanes == 1 else f"v{lanes}f32"
+    return intrinsic(f"llvm.arithmetic.fence.{suffix}", vector_type(kind, lanes), x)
+
+
+class Requantizer:
+    """Scaled float32 steps to int8: clamp(rint(v) + zero, lo, hi), as `core.affine` has it.
+
+    Clamping before rounding gives the same result, since the bounds are integers, and keeps
+    the value in the range where adding a constant rounds it half to even.
+    """
+
+    def __init__(self, b: Builder, zero: Expr, lo: Expr, hi: Expr) -> None:
+        self._low = b.bind(cast(lo - zero, "float32"), "low")
+        self._high = b.bind(cast(hi - zero, "float32"), "high")
+        self._offset = b.bind(zero - tirx.const(_MAGIC_BITS, "int32"), "offset")
+
+    def __call__(self, steps: Expr) -> Expr:
+        """Int8 lanes from float32 lanes."""
+        return cast(self.wide(steps), "int8")
+
+    def wide(self, steps: Expr) -> Expr:
+        """Int32 lanes in the range of int8."""
+        lanes = dtype_of(steps)[1]
+        clamped = tirx.min(tirx.max(steps, bcast(self._low, lanes)), bcast(self._high, lanes))
+        bits = reinterpret(clamped + const(_MAGIC, lanes=lanes), "int32", lanes)
+        return bits + bcast(self._offset, lanes)
+
+
+def lookup(b: Builder, table: Expr, index: Expr) -> Expr:
+    """Int8 lanes of a 256-entry table at int32 lanes in the range of int8."""
+    lanes = dtype_of(index)[1]
+    return b.bind(tirx.BufferLoad(table, [index + const(128, "int32", lanes)]))
