@@ -178,7 +178,7 @@ def _binary(network: Network, group: Group, name: str) -> Kernel:
     operator, variant = root.kind, ""
     if len(inputs) == 1:
         variant = constants.spread(root, y)[0]
-    elif tensors[0].shape != tensors[1].shape:
+    elif not _same(tensors[0], tensors[1]):
         if _is_gate(tensors[0], tensors[1]):
             inputs, tensors = inputs[::-1], tensors[::-1]
         if root.kind != "mul" or not _is_gate(tensors[1], tensors[0]):
@@ -197,6 +197,11 @@ def _binary(network: Network, group: Group, name: str) -> Kernel:
     elif root.constants:
         values = {"c": constants.spread(root, y)[1]}
     return _kernel(name, key, inputs, group, values)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether elements of two tensors meet one by one ([1,C] and [1,1,1,C] do)."""
+    return a.shape == b.shape or a.elements == b.elements == a.shape[-1] == b.shape[-1]
 
 
 def _is_gate(gate: Tensor, of: Tensor) -> bool:
