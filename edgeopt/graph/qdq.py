@@ -1,0 +1,145 @@
+"""Quantization as ONNX writes it (QuantizeLinear, DequantizeLinear) and as `core.affine` has it.
+
+Activations of uint8 are held as int8, 128 below: their zero point moves with them, so nothing
+changes in what they stand for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeopt.core.errors import InputError
+from edgeopt.core.network import Array, Quant
+from edgeopt.graph.ir import Graph, Node
+
+#: Operators that only rename elements: what is known of an integer's scale passes through them.
+RENAMING = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
+
+#: What `core.affine` clamps with, by the operator it is written as.
+CLAMPS = frozenset({"Relu", "Clip"})
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A constant that is kept as integers: real = scale * (stored - zero), along ``axis``."""
+
+    stored: Array
+    scale: npt.NDArray[np.float32]
+    zero: Array
+    axis: int
+
+    def real(self) -> npt.NDArray[np.float32]:
+        """The float values."""
+        shape = [1] * self.stored.ndim
+        if self.scale.size > 1:
+            shape[self.axis] = self.scale.size
+        steps = self.stored.astype(np.int32) - self.zero.astype(np.int32).reshape(
+            shape if self.zero.size > 1 else [1] * self.stored.ndim
+        )
+        scale = self.scale.reshape(shape if self.scale.size > 1 else [1] * self.stored.ndim)
+        product: npt.NDArray[np.float32] = (steps.astype(np.float32) * scale).astype(np.float32)
+        return product
+
+    def weights(self, axis: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]] | None:
+        """Int8 values and one scale for each index along ``axis``; None if not symmetric."""
+        zeros = self.zero.astype(np.int32)
+        values = self.stored.astype(np.int32)
+        if self.stored.dtype == np.uint8 and (zeros == 128).all():
+            values = values - 128
+        elif zeros.any():
+            return None
+        if self.scale.size > 1 and self.axis != axis:
+            return None
+        if values.size and (values.min() < -128 or values.max() > 127):
+            return None
+        scale = np.broadcast_to(self.scale.reshape(-1), (self.stored.shape[axis],))
+        return values.astype(np.int8), scale.astype(np.float32)
+
+
+def parameters(graph: Graph, node: Node) -> Quant | None:
+    """Scale and zero point of a per-tensor (de)quantization to or from 8 bits, in int8 terms."""
+    scale = graph.array(node.input(1))
+    if scale is None or scale.size != 1 or scale.dtype != np.float32:
+        return None
+    if not node.input(2):
+        kind = int(node.attrs.get("output_dtype", 0))
+        if node.op == "QuantizeLinear":
+            unsigned = kind != 3  # TensorProto.INT8
+        else:
+            unsigned = graph.types[node.inputs[0]].dtype == np.uint8
+        return _quant(scale, -128 if unsigned else 0, node) if kind in (0, 2, 3) else None
+    zero = graph.array(node.input(2))
+    if zero is None or zero.size != 1 or zero.dtype not in (np.int8, np.uint8):
+        return None
+    shift = 128 if zero.dtype == np.uint8 else 0
+    return _quant(scale, int(zero.reshape(-1)[0]) - shift, node)
+
+
+def _quant(scale: Array, zero: int, node: Node) -> Quant:
+    try:
+        return Quant(float(scale.reshape(-1)[0]), zero)
+    except InputError as error:
+        where = f"node {node.name!r} ({node.op})"
+        raise InputError(error.what, where=where, hint=error.hint) from error
+
+
+def stored_constant(graph: Graph, node: Node) -> Stored | None:
+    """The constant that a DequantizeLinear makes real; None if it is not one we keep."""
+    value, scale = graph.array(node.input(0)), graph.array(node.input(1))
+    if value is None or scale is None or scale.dtype != np.float32 or scale.ndim > 1:
+        return None
+    if int(node.attrs.get("block_size", 0)):
+        return None
+    if value.dtype.name in ("int4", "uint4"):
+        value = value.astype(np.int8 if value.dtype.name == "int4" else np.uint8)
+    if value.dtype not in (np.int8, np.uint8, np.int32):
+        return None
+    zero = graph.array(node.input(2)) if node.input(2) else np.zeros(scale.shape, value.dtype)
+    if zero is None or zero.size != scale.size:
+        return None
+    axis = int(node.attrs.get("axis", 1))
+    axis = axis + value.ndim if axis < 0 else axis
+    if scale.size > 1 and not (axis < value.ndim and value.shape[axis] == scale.size):
+        return None
+    if not np.isfinite(scale).all() or (scale <= 0).any():
+        raise InputError(
+            "a weight scale is not a positive finite number",
+            where=f"node {node.name!r} ({node.op})",
+            hint="quantize the network again",
+        )
+    return Stored(value, scale.reshape(-1), zero.reshape(-1), axis)
+
+
+def known_quantizations(graph: Graph) -> Mapping[str, Quant]:
+    """The quantization of network inputs that are integers, from who dequantizes them."""
+    readers = graph.readers()
+    found: dict[str, Quant] = {}
+    for name in graph.inputs:
+        if graph.types[name].dtype not in (np.int8, np.uint8):
+            continue
+        queue, seen = [name], set()
+        while queue and name not in found:
+            current = queue.pop(0)
+            for node in readers.get(current, ()):
+                quant = parameters(graph, node) if node.op == "DequantizeLinear" else None
+                if quant is not None and node.inputs[0] == current:
+                    found.setdefault(name, quant)
+                elif node.op in RENAMING and node.outputs[0] not in seen:
+                    seen.add(node.outputs[0])
+                    queue.append(node.outputs[0])
+    return found
+
+
+def bias_int32(
+    real: npt.NDArray[np.float64], scale_x: float, scale_w: npt.NDArray[np.float32]
+) -> npt.NDArray[np.int32] | None:
+    """A bias in steps of the accumulator; None if it does not fit."""
+    step = (np.float32(scale_x) * scale_w).astype(np.float32).astype(np.float64)
+    steps = np.rint(real / step)
+    if not np.isfinite(steps).all() or np.abs(steps).max(initial=0) > 2**31 - 1:
+        return None
+    return steps.astype(np.int32)

@@ -1,0 +1,65 @@
+"""Bring a model into the form the importer reads: static, folded, fused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from edgeopt.core.errors import InputError
+from edgeopt.graph import ir
+from edgeopt.graph.fold import drop_dead, drop_identities, fold_constants
+from edgeopt.graph.fuse import FUSIONS, Pass
+
+CLEANUPS: tuple[Pass, ...] = (fold_constants, drop_identities, drop_dead)
+
+_MAX_ROUNDS = 64
+
+
+def simplify(graph: ir.Graph, infer: Callable[[ir.Graph], ir.Graph]) -> ir.Graph:
+    """Fold constants until every shape is known, then fuse.
+
+    Args:
+        graph: as read from a model.
+        infer: runs shape inference on a graph.
+
+    Raises:
+        InputError: a shape stays unknown.
+    """
+    for _ in range(_MAX_ROUNDS):
+        graph, changed = run(graph, CLEANUPS)
+        if _unknown(graph) is None:
+            break
+        known = len(graph.types)
+        graph = infer(graph)
+        if not changed and len(graph.types) == known:
+            break
+    missing = _unknown(graph)
+    if missing is not None:
+        node, name = missing
+        raise InputError(
+            f"the shape of {name!r} cannot be known before the network runs",
+            where=f"node {node.name!r} ({node.op})",
+            hint="export the model with fixed input sizes, or fix them with --input-shape",
+        )
+    return run(graph, (*CLEANUPS, *FUSIONS))[0]
+
+
+def run(graph: ir.Graph, passes: tuple[Pass, ...]) -> tuple[ir.Graph, bool]:
+    """Repeat passes until none changes anything."""
+    any_change = False
+    for _ in range(_MAX_ROUNDS):
+        changed = False
+        for step in passes:
+            graph, did = step(graph)
+            changed = changed or did
+        any_change = any_change or changed
+        if not changed:
+            break
+    return graph, any_change
+
+
+def _unknown(graph: ir.Graph) -> tuple[ir.Node, str] | None:
+    for node in graph.nodes:
+        for name in node.outputs:
+            if name and name not in graph.types:
+                return node, name
+    return None
