@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from edgeopt.codegen.fuse import Group, is_clamp
+from edgeopt.codegen.fuse import Group, is_clamp, key_shape
 from edgeopt.core import activations, affine
 from edgeopt.core.network import Array, Network, Op, Quant, Tensor
 
@@ -71,7 +71,7 @@ def spread(op: Op, y: Tensor) -> tuple[str, Array]:
     channels = y.shape[-1]
     if c.size == 1 or (c.size == channels and c.shape[-1:] == (channels,)):
         return "channel", np.ascontiguousarray(np.broadcast_to(c.reshape(-1), (channels,)))
-    return "full", np.ascontiguousarray(np.broadcast_to(c, y.shape)).reshape(y.shape[1:])
+    return "full", np.ascontiguousarray(np.broadcast_to(c, y.shape)).reshape(key_shape(y.shape))
 
 
 def constant_operand(op: Op) -> tuple[Array, Quant]:

@@ -45,6 +45,11 @@ class Group:
         return tuple(op for op in parts if op is not None)
 
 
+def key_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A tensor's shape as keys write it: without the batch of 1."""
+    return shape[1:] if len(shape) > 1 and shape[0] == 1 else (shape or (1,))
+
+
 def is_integer(network: Network, op: Op) -> bool:
     """Whether the operator computes on int8."""
     return network.tensors[op.inputs[0]].dtype == "i8"

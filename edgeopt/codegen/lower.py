@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 from edgeopt.codegen import constants
-from edgeopt.codegen.fuse import Group, groups, is_clamp, is_integer
+from edgeopt.codegen.fuse import Group, groups, is_clamp, is_integer, key_shape
 from edgeopt.codegen.quantized import as_int8
 from edgeopt.core.activations import text_of
 from edgeopt.core.errors import InputError
@@ -25,11 +25,6 @@ Shape = tuple[int, ...]
 # Subnets of one space share most of their kernels, and making a validated key costs far more than
 # finding it.
 _key = functools.lru_cache(maxsize=65536)(OpKey)
-
-
-def key_shape(shape: Shape) -> Shape:
-    """A tensor's shape as keys write it: without the batch of 1."""
-    return shape[1:] if len(shape) > 1 and shape[0] == 1 else (shape or (1,))
 
 
 def lower(network: Network) -> KernelGraph:

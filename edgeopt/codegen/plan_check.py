@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from edgeopt.codegen.plan import overwritable, scratch_list, scratch_name
+from edgeopt.codegen.storage import overwritable, scratch_list, scratch_name
 from edgeopt.core.kernels import Buffer, KernelGraph, MemoryPlan
 
 
