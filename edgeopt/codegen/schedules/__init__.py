@@ -62,7 +62,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edgeopt.codegen.schedules import gemm
+from edgeopt.codegen.schedules import depthwise, gemm
 from edgeopt.codegen.schedules.template import Template
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.target import TargetSpec
@@ -70,7 +70,10 @@ from edgeopt.core.target import TargetSpec
 __all__ = ["Template", "select"]
 
 #: Tried in order; the first that answers is used.
-RULES: tuple[Callable[[OpKey, TargetSpec], Template | None], ...] = (gemm.rule,)
+RULES: tuple[Callable[[OpKey, TargetSpec], Template | None], ...] = (
+    depthwise.rule,
+    gemm.rule,
+)
 
 
 def select(key: OpKey, target: TargetSpec) -> Template | None:

@@ -170,7 +170,9 @@ class Builder:
 
     def bind(self, value: Expr, name: str = "v") -> Expr:
         """Compute once, use by name."""
-        if isinstance(value, tirx.Var):
+        if isinstance(value, int):
+            return tirx.IntImm("int32", value)
+        if isinstance(value, (tirx.Var, tirx.IntImm)):
             return value
         variable = tirx.Var(self.fresh(name), str(value.ty.dtype))
         self.emit(tirx.Bind(variable, value))

@@ -84,7 +84,7 @@ class _Emitter:
         right = stage.cols - stage.left - copied
         with b.loop(stage.rows, "row") as row:
             at = b.bind(first * key.strides[0] + row - stage.top, "at")
-            to = b.bind(row * (stage.cols * in_c) + tirx.IntImm("int32", 0), "to")
+            to = b.bind(row * (stage.cols * in_c), "to")
             outside = tirx.Or(at < 0, at >= height)
             with b.when(outside):
                 fill_run(b, self.source, to, stage.cols * in_c, pad)

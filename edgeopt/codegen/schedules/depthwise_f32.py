@@ -1,0 +1,160 @@
+"""Emission of float depthwise convolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgeopt.codegen.abi import KernelFunction
+from edgeopt.codegen.schedules.depthwise import Plan
+from edgeopt.codegen.schedules.emit import Builder, Expr, Registers, tirx
+from edgeopt.codegen.schedules.isa import Isa
+from edgeopt.codegen.schedules.mathfn import activate
+from edgeopt.codegen.schedules.template import elements
+
+
+def emit(function: KernelFunction, plan: Plan, isa: Isa, sizes: Mapping[str, int]) -> Any:
+    """The kernel as a PrimFunc."""
+    return _Emitter(function, plan, isa, sizes).run()
+
+
+class _Emitter:
+    def __init__(
+        self, function: KernelFunction, plan: Plan, isa: Isa, sizes: Mapping[str, int]
+    ) -> None:
+        key = function.key
+        shapes = {"x0": elements(key.in_shape), "y": elements(key.out_shape)}
+        shapes["residual"] = shapes["y"]
+        self.key, self.plan, self.isa = key, plan, isa
+        self.b = Builder(function, {**sizes, **shapes})
+
+    def run(self) -> Any:
+        b, key, plan = self.b, self.key, self.plan
+        with b.loop(key.out_shape[0], "oh") as row:
+            # Kernel rows that meet the map: first .. first + count.
+            at = b.bind(row * key.strides[0] - key.pads[0], "at")
+            first, count = self.kernel_rows(at)
+            for start, times, vectors, valid in self.blocks():
+                with b.loop(times, "c") as block:
+                    vector = start + block * vectors
+                    for low, runs, pixels in self.columns():
+                        with b.loop(runs, "ow") as run:
+                            col = low + run * pixels
+                            self.tile(
+                                row, at, first, count, low, col, pixels, vector, vectors, valid
+                            )
+        return b.finish()
+
+    def kernel_rows(self, at: Expr) -> tuple[Expr, Expr]:
+        b, key = self.b, self.key
+        taps, dilation, height = key.kernel[0], key.dilations[0], key.in_shape[0]
+        if not key.pads[0] and not key.pads[2]:
+            return 0, taps
+        if dilation == 1:
+            low = tirx.max(tirx.IntImm("int32", 0), 0 - at)
+            high = tirx.min(tirx.IntImm("int32", taps), height - at)
+        else:
+            low = tirx.max(
+                tirx.IntImm("int32", 0), tirx.truncdiv(0 - at + dilation - 1, dilation)
+            )
+            high = tirx.min(
+                tirx.IntImm("int32", taps),
+                tirx.truncdiv(height - at + dilation - 1, dilation),
+            )
+        first = b.bind(low, "first")
+        return first, b.bind(high - first, "taps")
+
+    def blocks(self) -> list[tuple[int, int, int, int]]:
+        """Runs over vectors of channels: (first, times, vectors at once, channels in the last)."""
+        plan, channels = self.plan, self.key.in_shape[-1]
+        whole = channels // plan.lanes
+        full, rest = divmod(whole, plan.vectors)
+        runs = []
+        if full:
+            runs.append((0, full, plan.vectors, plan.lanes))
+        if rest:
+            runs.append((full * plan.vectors, 1, rest, plan.lanes))
+        if channels % plan.lanes:
+            runs.append((whole, 1, 1, channels % plan.lanes))
+        return runs
+
+    def columns(self) -> list[tuple[int, int, int]]:
+        """Runs over output columns: (first, times, columns at once).
+
+        Tiles whose windows all lie inside the map share one loop; the others are apart.
+        """
+        out_w, pixels = self.key.out_shape[1], self.plan.pixels
+        tiles = [(start, min(pixels, out_w - start)) for start in range(0, out_w, pixels)]
+        runs: list[tuple[int, int, int]] = []
+        inside = False
+        for start, width in tiles:
+            interior = width == pixels and self.interior(start, width)
+            if interior and inside:
+                low, times, _ = runs[-1]
+                runs[-1] = (low, times + 1, width)
+            else:
+                runs.append((start, 1, width))
+            inside = interior
+        return runs
+
+    def interior(self, start: int, width: int) -> bool:
+        key = self.key
+        low = start * key.strides[1] - key.pads[1]
+        last = (start + width - 1) * key.strides[1] - key.pads[1]
+        return low >= 0 and last + (key.kernel[1] - 1) * key.dilations[1] < key.in_shape[1]
+
+    def tile(
+        self, row: Expr, at: Expr, first: Expr, count: Expr, low: int, col: Expr, pixels: int,
+        vector: Expr, vectors: int, valid: int,
+    ) -> None:  # fmt: skip
+        b, key, plan = self.b, self.key, self.plan
+        width, channels, lanes = key.in_shape[1], key.in_shape[2], plan.lanes
+        taps = key.kernel[0] * key.kernel[1]
+        acc = b.registers(pixels * vectors, "float32", lanes)
+        for v in range(vectors):
+            bias = b.bind(b.load(b["bias"], (vector + v) * lanes, lanes))
+            for m in range(pixels):
+                acc[m * vectors + v] = bias
+        x_col = col * key.strides[1] - key.pads[1]
+        with b.loop(count, "kh") as kh:
+            tap_row = b.bind(first + kh, "tap")
+            x_row = at + tap_row * key.dilations[0]
+            x_at = b.bind((x_row * width + x_col) * channels + vector * lanes, "x_at")
+            w_at = b.bind((vector * taps + tap_row * key.kernel[1]) * lanes, "w_at")
+            self.row_taps(acc, x_at, w_at, low, pixels, vectors, valid)
+        place = (row * key.out_shape[1] + col) * channels + vector * lanes
+        for m in range(pixels):
+            for v in range(vectors):
+                value = activate(b, key.activation, b.bind(acc[m * vectors + v]))
+                spot = place + m * channels + v * lanes
+                if key.residual:
+                    value = value + b.load_some(b["residual"], spot, valid, lanes)
+                    value = activate(b, key.residual_activation, b.bind(value))
+                b.store_some(b["y"], spot, b.bind(value), valid)
+
+    def row_taps(
+        self, acc: Registers, x_at: Expr, w_at: Expr, low: int, pixels: int, vectors: int,
+        valid: int,
+    ) -> None:  # fmt: skip
+        """One row of the kernel: every input column is loaded once and meets its taps."""
+        b, key, plan = self.b, self.key, self.plan
+        lanes, channels, taps = plan.lanes, key.in_shape[2], key.kernel[0] * key.kernel[1]
+        stride, dilation = key.strides[1], key.dilations[1]
+        start = low * stride - key.pads[1]
+        meets: dict[int, list[tuple[int, int]]] = {}
+        for m in range(pixels):
+            for kw in range(key.kernel[1]):
+                column = m * stride + kw * dilation
+                if 0 <= start + column < key.in_shape[1]:
+                    meets.setdefault(column, []).append((m, kw))
+        for v in range(vectors):
+            weights = {
+                kw: b.bind(b.load(b["weights"], w_at + (v * taps + kw) * lanes, lanes))
+                for kw in range(key.kernel[1])
+            }
+            for column in sorted(meets):
+                at = x_at + column * channels + v * lanes
+                x = b.bind(b.load_some(b["x0"], at, valid, lanes))
+                for m, kw in meets[column]:
+                    index = m * vectors + v
+                    acc[index] = acc[index] + x * weights[kw]
