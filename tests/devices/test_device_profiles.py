@@ -1,0 +1,204 @@
+"""Device profiles: every shipped one, and everything a mistaken one is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgeopt import devices
+from edgeopt.core.device import NUMBERS
+from edgeopt.core.errors import InputError
+from edgeopt.core.estimates import Source
+from edgeopt.devices.profile import load_file
+
+SHIPPED = [name for name in devices.available() if name != "local"]
+
+
+def test_shipped_boards() -> None:
+    assert {"rpi4", "rpi5", "nucleo-l4r5zi", "mps3-an547"} <= set(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_profile_is_complete(name: str) -> None:
+    profile = devices.load(name)
+    assert profile.name == name
+    assert profile.target.cores == profile.cores
+    for number in NUMBERS:
+        if getattr(profile, number) is not None:
+            assert profile.provenance[number].source is Source.DATASHEET
+            assert len(profile.provenance[number].reference) > 20
+    for region in profile.regions:
+        assert f"region.{region.name}" in profile.provenance
+    assert profile.toolchain.compilers
+
+
+def test_facts_of_two_boards() -> None:
+    pi, nucleo = devices.load("rpi4"), devices.load("nucleo-l4r5zi")
+    assert (pi.arch, pi.mcpu, pi.cores, pi.l1d_bytes) == ("aarch64", "cortex-a72", 4, 32 * 1024)
+    assert (pi.l2_bytes, pi.runner.cpu, pi.flash_bytes) == (1024 * 1024, "cortex-a72", None)
+    assert "neon" in pi.features and "dotprod" not in pi.features
+    assert (nucleo.clock_hz, nucleo.ram_bytes, nucleo.flash_bytes) == (
+        120_000_000, 640 * 1024, 2 * 1024 * 1024,
+    )  # fmt: skip
+    assert nucleo.target.vector_bits == 32
+
+
+def test_fingerprint_follows_what_changes_code(board: Path) -> None:
+    before = load_file(board).fingerprint
+    text = board.read_text()
+    board.write_text(text.replace("value = 1_500_000_000", "value = 1_800_000_000"))
+    assert load_file(board).fingerprint == before
+    board.write_text(text.replace('"neon", ', '"neon", "dotprod", '))
+    assert load_file(board).fingerprint != before
+
+
+def test_unknown_device_suggests_near_misses() -> None:
+    with pytest.raises(InputError, match="unknown device 'rpi44'") as caught:
+        devices.load("rpi44")
+    assert "did you mean rpi4" in caught.value.hint
+    with pytest.raises(InputError, match="unknown device") as caught:
+        devices.load("zzz")
+    assert "known devices: local, mps3-an547" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["", "..", "-x", "rpi4\x00", "a" * 5000])
+def test_hostile_names(name: str) -> None:
+    with pytest.raises(InputError, match="unknown device"):
+        devices.load(name)
+
+
+def test_missing_file() -> None:
+    with pytest.raises(InputError, match="no such device profile"):
+        devices.load("/nowhere/profile.toml")
+
+
+def test_profile_dir_adds_and_wins(board: Path) -> None:
+    folder = board.parent.parent
+    assert "board" in devices.available([folder])
+    assert devices.load("board", [folder]).title == "Raspberry Pi 4 Model B"
+    assert devices.load(board.parent).name == "board"
+    with pytest.raises(InputError, match="cannot list"):
+        devices.available([folder / "absent"])
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Path:
+    """A valid profile of a board called ``board``, to be damaged."""
+    source = (devices.shipped_dir() / "rpi4" / "profile.toml").read_text()
+    folder = tmp_path / "board"
+    folder.mkdir()
+    path = folder / "profile.toml"
+    path.write_text(source.replace('name = "rpi4"', 'name = "board"'))
+    return path
+
+
+def line_of(path: Path, text: str) -> int:
+    return next(n for n, line in enumerate(path.read_text().splitlines(), 1) if text in line)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message", "at"),
+    [
+        ('kind = "linux"', 'kind = "windows"', "kind: unknown value 'windows'", "windows"),
+        ("schema = 1", "schema = 9", "schema: 9 is not known", "schema"),
+        ("[cpu]", "speed = 3\n[cpu]", "unknown key 'speed'", "speed"),
+        ('mcpu = "', 'mcpuu = "x"\nmcpu = "', "unknown key 'cpu.mcpuu'", "mcpuu"),
+        ('transport = "qemu_user"', 'transport = "qemu_usr"', "unknown value 'qemu_usr'", "usr"),
+        ("value = 1_500_000_000", 'value = "fast"', "must be an integer, not 'fast'", "fast"),
+        ("value = 1_500_000_000", "value = 15", "15 is not between", "value = 15"),
+        ("value = 1_500_000_000", "value = true", "must be an integer, not True", "true"),
+        ("value = 1_500_000_000", "value = nan", "nan is not a finite number", "nan"),
+        ("value = 1_500_000_000", "value = 1e999", "inf is not a finite number", "1e999"),
+        ("value = 1_500_000_000", "value = 99999999999999999999", "does not fit 64 bits", "9999"),
+        ('core = "Arm Cortex-A72"', 'core = "a\\u001b[2J"', "control character", "core"),
+        ('core = "Arm Cortex-A72"', 'core = "a\\u0000"', "control character", "core"),
+        ('triple = "aarch64-linux-gnu"', 'triple = "a; rm -rf /"', "not an LLVM triple", "rm -rf"),
+        ('["-mcpu=cortex-a72"]', '["; ls"]', "is not a compiler flag", "; ls"),
+        ('["f32", "i8"]', '["f32", "i9"]', "unknown 'i9'", "i9"),
+        ('["f32", "i8"]', "[]", "cpu.precisions: is empty", "precisions"),
+        ('["f32", "i8"]', '"f32"', "must be a list of strings", "precisions"),
+        ('["f32", "i8"]', "[1]", "every entry must be a string", "precisions"),
+        ('name = "board"', 'name = "other"', "is not the folder's name 'board'", "other"),
+        ('name = "board"', 'name = "A B"', "is not lower-case letters", "A B"),
+        ("value = 128", "value = 100", "not a multiple of 32", "vector_bits"),
+    ],
+)
+def test_mistakes_are_named_with_their_line(
+    board: Path, old: str, new: str, message: str, at: str
+) -> None:
+    board.write_text(board.read_text().replace(old, new, 1))
+    with pytest.raises(InputError) as caught:
+        load_file(board)
+    assert message in caught.value.what
+    assert caught.value.where == f"{board}:{line_of(board, at)}"
+    assert caught.value.hint
+
+
+def test_unknown_key_suggests(board: Path) -> None:
+    board.write_text(board.read_text().replace("[memory.ram_bytes]", "[memory.ram_byts]", 1))
+    with pytest.raises(InputError, match="ram_bytes is missing from"):
+        load_file(board)
+    board.write_text(board.read_text() + "\n[runner.x]\ny = 1\n")
+    with pytest.raises(InputError):
+        load_file(board)
+
+
+def test_a_number_needs_a_source(board: Path) -> None:
+    text = board.read_text()
+    cut = text.replace('source = "datasheet"\n', "", 1)
+    board.write_text(cut)
+    with pytest.raises(InputError, match=r"source is missing from \[cpu.cores\]"):
+        load_file(board)
+    board.write_text(text.replace('source = "datasheet"', 'source = "hearsay"', 1))
+    with pytest.raises(InputError, match="unknown value 'hearsay'"):
+        load_file(board)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"x = " + b"[" * 5000, "nested too deeply"),
+        (b"x = " + b"9" * 5000, "too many digits"),
+        (b"x = " + b"[" * 20 + b"]" * 20, "nested too deeply"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"schema = 1\nx = = 2", "not valid TOML"),
+        (b"a = 1\na = 2", "not valid TOML"),
+        (b"", "schema is missing"),
+        (b"#" * 200_000, "more than the 131072 allowed"),
+    ],
+)
+def test_hostile_documents(tmp_path: Path, data: bytes, message: str) -> None:
+    path = tmp_path / "profile.toml"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=message) as caught:
+        load_file(path)
+    assert str(path) in caught.value.where
+
+
+def test_syntax_error_names_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "profile.toml"
+    path.write_text("schema = 1\n\nx = = 2\n")
+    with pytest.raises(InputError) as caught:
+        load_file(path)
+    assert caught.value.where == f"{path}:3"
+
+
+def test_regions_must_fit(tmp_path: Path) -> None:
+    source = (devices.shipped_dir() / "nucleo-l4r5zi" / "profile.toml").read_text()
+    folder = tmp_path / "nucleo-l4r5zi"
+    folder.mkdir()
+    path = folder / "profile.toml"
+    path.write_text(source.replace("address = 0x0800_0000", "address = 0x2000_1000"))
+    with pytest.raises(InputError, match="'sram' and 'flash' overlap"):
+        load_file(path)
+    path.write_text(source.replace("value = 655_360", "value = 655_361"))
+    with pytest.raises(InputError, match="more than the ram regions hold"):
+        load_file(path)
+    path.write_text(source.replace('name = "flash"', 'name = "sram"'))
+    with pytest.raises(InputError, match="'sram' is used twice"):
+        load_file(path)
+    start = source.index("[memory.flash_bytes]")
+    path.write_text(source[:start] + source[source.index("[[memory.region]]") :])
+    with pytest.raises(InputError, match="flash_bytes: is missing"):
+        load_file(path)
