@@ -62,7 +62,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edgeopt.codegen.schedules import depthwise, gemm
+from edgeopt.codegen.schedules import depthwise, elementwise, gemm, layout, pooling, softmax
 from edgeopt.codegen.schedules.template import Template
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.target import TargetSpec
@@ -73,6 +73,10 @@ __all__ = ["Template", "select"]
 RULES: tuple[Callable[[OpKey, TargetSpec], Template | None], ...] = (
     depthwise.rule,
     gemm.rule,
+    elementwise.rule,
+    pooling.rule,
+    layout.rule,
+    softmax.rule,
 )
 
 

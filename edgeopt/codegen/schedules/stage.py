@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeopt.codegen.schedules.emit import Buffer, Builder, Expr, bcast, cast, const, tirx
+from edgeopt.codegen.schedules.emit import NAMES, Buffer, Builder, Expr, bcast, cast, const, tirx
 
 
 def copy_run(
@@ -20,6 +20,8 @@ def copy_run(
 
     ``flip`` adds 128 to int8 values, as a processor that multiplies unsigned by signed needs.
     """
+
+    dtype = NAMES.get(dtype, dtype)
 
     def convert(value: Expr, width: int) -> Expr:
         if flip:

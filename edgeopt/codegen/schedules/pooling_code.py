@@ -1,0 +1,119 @@
+"""Emission of pooling kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from edgeopt.codegen.abi import KernelFunction
+from edgeopt.codegen.schedules.emit import Builder, Expr, Registers, bcast, cast, const, tirx
+from edgeopt.codegen.schedules.isa import Isa
+from edgeopt.codegen.schedules.mathfn import Requantizer
+from edgeopt.codegen.schedules.template import elements
+
+#: Vectors of channels pooled at once, to hide the latency of one addition.
+_AT_ONCE = 4
+
+
+def emit(function: KernelFunction, isa: Isa) -> Any:
+    """The kernel as a PrimFunc."""
+    return _Emitter(function, isa).run()
+
+
+class _Emitter:
+    def __init__(self, function: KernelFunction, isa: Isa) -> None:
+        key = function.key
+        sizes = {"x0": elements(key.in_shape), "y": elements(key.out_shape)}
+        self.key, self.lanes = key, isa.lanes
+        self.integer = key.dtype == "i8"
+        self.b = Builder(function, {**sizes, "multiplier": 1, "qparams": 4})
+        b = self.b
+        if self.integer and key.op != "maxpool":
+            self.zero_x, zero_y, low, high = (
+                b.bind(b.load(b["qparams"], i), "q") for i in range(4)
+            )
+            self.requantize = Requantizer(b, zero_y, low, high)
+            self.factor = b.bind(b.load(b["multiplier"], 0), "factor")
+
+    def run(self) -> Any:
+        b, key = self.b, self.key
+        height, width, _ = key.in_shape
+        if key.op == "global_avgpool":
+            self.pool(0, 0, 0, 1, height * width, height * width)
+            return b.finish()
+        out_w = key.out_shape[1]
+        with b.loop(key.out_shape[0], "oh") as row:
+            top, rows = self.clip(row * key.strides[0] - key.pads[0], key.kernel[0], height)
+            with b.loop(out_w, "ow") as col:
+                left, cols = self.clip(col * key.strides[1] - key.pads[1], key.kernel[1], width)
+                taps = b.bind(rows * cols, "taps")
+                whole = not any(key.pads) or key.variant == "include"
+                count: Expr = key.kernel[0] * key.kernel[1] if whole else taps
+                self.pool(row * out_w + col, top, left, rows, cols, count, taps)
+        return b.finish()
+
+    def clip(self, start: Expr, taps: int, limit: int) -> tuple[Expr, Expr]:
+        """The part of a window that lies on the map: first index and number."""
+        b = self.b
+        start = b.bind(start, "start")
+        first = b.bind(tirx.max(start, tirx.IntImm("int32", 0)), "first")
+        last = tirx.min(start + taps, tirx.IntImm("int32", limit))
+        return first, b.bind(last - first, "count")
+
+    def pool(
+        self, pixel: Expr, top: Expr, left: Expr, rows: Expr, cols: Expr, count: Expr,
+        taps: Expr | None = None,
+    ) -> None:  # fmt: skip
+        b, key = self.b, self.key
+        channels, width = key.in_shape[2], key.in_shape[1]
+        for channel, times, vectors, valid in self.blocks(channels):
+            with b.loop(times, "c") as step:
+                at = channel + step * (vectors * self.lanes)
+                acc = b.registers(vectors, "float32" if not self.integer else "int32", self.lanes)
+                for v in range(vectors):
+                    acc[v] = self.start()
+                with b.loop(rows, "kh") as kh, b.loop(cols, "kw") as kw:
+                    x_at = ((top + kh) * width + left + kw) * channels + at
+                    self.gather(acc, x_at, vectors, valid)
+                for v in range(vectors):
+                    value = self.finish(acc[v], count, taps if taps is not None else count)
+                    place = pixel * channels + at + v * self.lanes
+                    b.store_some(b["y"], place, b.bind(value), valid)
+
+    def blocks(self, channels: int) -> Iterator[tuple[int, int, int, int]]:
+        lanes = self.lanes
+        whole = channels // lanes
+        full, rest = divmod(whole, _AT_ONCE)
+        if full:
+            yield 0, full, _AT_ONCE, lanes
+        if rest:
+            yield full * _AT_ONCE * lanes, 1, rest, lanes
+        if channels % lanes:
+            yield whole * lanes, 1, 1, channels % lanes
+
+    def start(self) -> Expr:
+        if self.key.op != "maxpool":
+            return const(0, "int32" if self.integer else "float32", self.lanes)
+        if self.integer:
+            return const(-128, "int32", self.lanes)
+        return const(float("-inf"), "float32", self.lanes)
+
+    def gather(self, acc: Registers, at: Expr, vectors: int, valid: int) -> None:
+        b = self.b
+        for v in range(vectors):
+            x = b.load_some(b["x0"], at + v * self.lanes, valid, self.lanes)
+            if self.integer:
+                x = cast(x, "int32")
+            x = b.bind(x)
+            acc[v] = tirx.max(acc[v], x) if self.key.op == "maxpool" else acc[v] + x
+
+    def finish(self, value: Expr, count: Expr, taps: Expr) -> Expr:
+        if self.key.op == "maxpool":
+            return cast(value, "int8") if self.integer else value
+        if not self.integer:
+            if isinstance(count, int):
+                return value * const(1.0 / count, "float32", self.lanes)
+            return value / bcast(cast(count, "float32"), self.lanes)
+        # Padding counts as zero, so only the taps on the map carry the zero point.
+        total = value - bcast(self.zero_x * taps, self.lanes)
+        return self.requantize(cast(total, "float32") * bcast(self.factor, self.lanes))
