@@ -7,13 +7,14 @@ keeps every bit (NaN payloads, minus zero) and compiles many times faster than o
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from edgeopt.core.network import DTYPE_BYTES, Array
 
 #: edgeopt dtype -> (C type, numpy dtype)
-C_TYPES = {
+C_TYPES: dict[str, tuple[str, np.dtype[Any]]] = {
     "f32": ("float", np.dtype("<f4")),
     "i8": ("int8_t", np.dtype("<i1")),
     "u8": ("uint8_t", np.dtype("<u1")),

@@ -108,7 +108,7 @@ def render(
 
     Args:
         graph: the lowered network.
-        plan: its memory plan; scratch buffers are named as `runner.scratch_buffer` says.
+        plan: its memory plan, from `codegen.plan`; inputs and outputs are not in the arena.
         functions: one a kernel of the graph, in order.
         constants: packed constants of each kernel, in order.
         kernel_files: file name -> content of the objects (``.o``) or sources (``.c``) that

@@ -14,19 +14,23 @@ MAX_IDENTIFIER = 40
 # Keywords of C and C++ (an input may well be called "in", "class" or "this"), macros that old
 # compilers predefine, and names that one of our suffixes would turn into a POSIX function.
 _RESERVED = frozenset(
-    (
-        "alignas alignof and and_eq asm auto bitand bitor bool break case catch char char16_t "
-        "char32_t char8_t class co_await co_return co_yield compl concept const const_cast "
-        "consteval constexpr constinit continue decltype default delete do double dynamic_cast "
-        "else enum explicit export extern false float for friend goto if inline int long mutable "
-        "namespace new noexcept not not_eq nullptr operator or or_eq private protected public "
-        "register reinterpret_cast requires restrict return short signed sizeof static "
-        "static_assert static_cast struct switch template this thread_local throw true try typedef "
-        "typeid typename union unsigned using virtual void volatile wchar_t while xor xor_eq "
-        "fortran typeof main errno assert linux unix sem pthread_attr pthread_barrier pthread_cond "
-        "pthread_mutex pthread_rwlock edgeopt"
-    ).split()
-)
+    {
+        "alignas", "alignof", "and", "and_eq", "asm", "auto", "bitand", "bitor", "bool", "break",
+        "case", "catch", "char", "char16_t", "char32_t", "char8_t", "class", "co_await",
+        "co_return", "co_yield", "compl", "concept", "const", "const_cast", "consteval",
+        "constexpr", "constinit", "continue", "decltype", "default", "delete", "do", "double",
+        "dynamic_cast", "else", "enum", "explicit", "export", "extern", "false", "float", "for",
+        "friend", "goto", "if", "inline", "int", "long", "mutable", "namespace", "new",
+        "noexcept", "not", "not_eq", "nullptr", "operator", "or", "or_eq", "private", "protected",
+        "public", "register", "reinterpret_cast", "requires", "restrict", "return", "short",
+        "signed", "sizeof", "static", "static_assert", "static_cast", "struct", "switch",
+        "template", "this", "thread_local", "throw", "true", "try", "typedef", "typeid",
+        "typename", "union", "unsigned", "using", "virtual", "void", "volatile", "wchar_t",
+        "while", "xor", "xor_eq", "fortran", "typeof", "main", "errno", "assert", "linux", "unix",
+        "sem", "pthread_attr", "pthread_barrier", "pthread_cond", "pthread_mutex",
+        "pthread_rwlock", "edgeopt",
+    }
+)  # fmt: skip
 
 
 def identifier(name: str) -> str:
@@ -41,9 +45,7 @@ def identifier(name: str) -> str:
     """
     parts = []
     for i, char in enumerate(name):
-        if char.isascii() and char.isalnum():
-            parts.append(char)
-        elif char == "_" and name[i + 1 : i + 2] != "x":
+        if (char.isascii() and char.isalnum()) or (char == "_" and name[i + 1 : i + 2] != "x"):
             parts.append(char)
         else:
             parts.append(f"_x{ord(char):x}_")
@@ -91,10 +93,10 @@ def comment(text: str, limit: int = 200) -> str:
 
 
 def string(text: str) -> str:
-    """A C string literal with its quotes; the bytes are the text in UTF-8.
+    r"""A C string literal with its quotes; the bytes are the text in UTF-8.
 
-    >>> string('say "hi"\\n')
-    '"say \\\\"hi\\\\"\\\\012"'
+    >>> print(string('say "hi"\n'))
+    "say \"hi\"\012"
     """
     parts = []
     for byte in text.encode("utf-8", "replace"):

@@ -14,9 +14,11 @@ import numpy as np
 
 from edgeopt.codegen import names
 from edgeopt.codegen.abi import Arg, KernelFunction
-from edgeopt.codegen.carrays import CArray, Pool, c_type, little_endian, words
+from edgeopt.codegen.carrays import BYTES, CArray, Pool, c_type, little_endian, words
+from edgeopt.codegen.cstorage import ACTIVATION_ALIGNMENT_BYTES, Copy, CStorage
+from edgeopt.codegen.storage import scratch_name
 from edgeopt.codegen.testvectors import TestVectors
-from edgeopt.core.kernels import Buffer, Kernel, KernelGraph, MemoryPlan
+from edgeopt.core.kernels import Kernel, KernelGraph, MemoryPlan
 from edgeopt.core.network import Array, Tensor
 
 #: Status codes and their texts: the enumeration, the texts and the documentation come from here.
@@ -24,14 +26,11 @@ STATUSES = (
     ("OK", "success"),
     ("ERROR_NULL", "a pointer is null"),
     ("ERROR_ARENA_SIZE", "the arena is too small"),
-    ("ERROR_ARENA_ALIGNMENT", "the arena is not aligned"),
+    ("ERROR_ALIGNMENT", "the arena, an input or an output is not aligned"),
     ("ERROR_NOT_READY", "the context is not initialised"),
     ("ERROR_KERNEL", "a kernel failed"),
     ("ERROR_SELF_TEST", "the outputs differ from the reference"),
 )
-
-#: Alignment that kernels may rely on (see `codegen.abi`).
-BUFFER_ALIGNMENT_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,6 @@ class TensorView:
     layout: str
     elements: int
     bytes: int
-    offset: int
     scale: str | None  # C hexadecimal float
     zero_point: int
     meaning: str
@@ -94,6 +92,7 @@ class VectorView:
     padded_elements: int
     word_count: int
     bytes: int
+    offset: int  # of an output, behind the arena
     words: tuple[str, ...]
     bounds: tuple[str, ...]  # empty: compared byte by byte
 
@@ -136,11 +135,14 @@ class RunnerModel:
     tag: str
     arena_bytes: int
     arena_alignment: int
+    io_alignment: int
+    self_test_arena_bytes: int  # the arena, and behind it room for the outputs
     weight_bytes: int
     inputs: tuple[TensorView, ...]
     outputs: tuple[TensorView, ...]
     functions: tuple[FunctionView, ...]
     calls: tuple[CallView, ...]
+    copies: tuple[Copy, ...]
     constants: tuple[ConstantView, ...]
     vectors: VectorsView | None
 
@@ -157,11 +159,6 @@ def kernel_prefix(name: str) -> str:
     'cifar_x20_net_'
     """
     return f"{names.identifier(name)}_"
-
-
-def scratch_buffer(kernel: Kernel) -> str:
-    """The name under which a plan places a kernel's scratch memory."""
-    return f"{kernel.name}:scratch"
 
 
 def build(
@@ -192,14 +189,13 @@ def build(
         raise ValueError("one function and one set of constants a kernel are needed")
     if not graph.inputs or not graph.outputs:
         raise ValueError("a network without inputs or outputs")
-    places = _places(plan)
+    storage = CStorage(graph, plan)
     pool = Pool(f"{names.identifier(name)}_w")
     uses: dict[str, list[str]] = {}
     calls = []
     for index, (kernel, function, values) in enumerate(
         zip(graph.kernels, functions, constants, strict=True)
     ):
-        arguments = _arguments(graph, places, kernel, function, values, pool, uses)
         calls.append(
             CallView(
                 index=index,
@@ -207,62 +203,48 @@ def build(
                 comment=names.comment(kernel.name),
                 key=names.comment(str(kernel.key), 1000),
                 digest=kernel.key.digest,
-                arguments=arguments,
+                arguments=_arguments(storage, kernel, function, values, pool, uses),
             )
         )
     if vectors is not None:
         vectors.check(graph)
     code = hashlib.sha256(repr((name, [str(k) for k in graph.keys])).encode()).hexdigest()
+    outputs = [graph.tensors[n] for n in graph.outputs]
+    arena_bytes = max(plan.arena_bytes, 1)
+    offsets = _behind(arena_bytes, outputs)
     return RunnerModel(
         id=names.identifier(name),
         macro=names.macro(name),
         title=names.comment(name, 80),
         string=names.string(names.comment(name, 80).replace('"', "'")),
         tag=f"0x{int(code[:8], 16) | 1:08x}",
-        arena_bytes=max(plan.arena_bytes, 1),
+        arena_bytes=arena_bytes,
         arena_alignment=plan.alignment_bytes,
+        io_alignment=ACTIVATION_ALIGNMENT_BYTES,
+        self_test_arena_bytes=offsets[-1],
         weight_bytes=pool.size_bytes,
-        inputs=_tensors(graph, places, graph.inputs),
-        outputs=_tensors(graph, places, graph.outputs),
+        inputs=tuple(_tensor(i, graph.tensors[n]) for i, n in enumerate(graph.inputs)),
+        outputs=tuple(_tensor(i, tensor) for i, tensor in enumerate(outputs)),
         functions=_prototypes(functions, symbol_prefix),
         calls=tuple(calls),
+        copies=storage.copies,
         constants=tuple(_constant(c, uses[c.symbol]) for c in pool.arrays),
-        vectors=None if vectors is None else _vectors(graph, vectors),
+        vectors=None if vectors is None else _vectors(graph, vectors, offsets),
     )
 
 
-def _places(plan: MemoryPlan) -> dict[str, Buffer]:
-    if plan.alignment_bytes % BUFFER_ALIGNMENT_BYTES:
-        raise ValueError(f"arena alignment {plan.alignment_bytes} is too small for the kernels")
-    for buffer in plan.buffers:
-        end = buffer.offset_bytes + buffer.size_bytes
-        if buffer.offset_bytes % BUFFER_ALIGNMENT_BYTES or end > plan.arena_bytes:
-            raise ValueError(f"buffer {buffer.name!r} is misaligned or leaves the arena")
-    return {buffer.name: buffer for buffer in plan.buffers}
-
-
-def _root(graph: KernelGraph, tensor: str) -> str:
-    seen = {tensor}
-    while tensor in graph.aliases:
-        tensor = graph.aliases[tensor]
-        if tensor in seen:
-            raise ValueError(f"tensor {tensor!r} is an alias of itself")
-        seen.add(tensor)
-    return tensor
-
-
-def _offset(graph: KernelGraph, places: Mapping[str, Buffer], tensor: str) -> int:
-    buffer = places.get(_root(graph, tensor))
-    if buffer is None:
-        raise ValueError(f"the memory plan has no buffer for {tensor!r}")
-    if buffer.size_bytes < graph.tensors[tensor].size_bytes:
-        raise ValueError(f"the memory plan's buffer for {tensor!r} is too small")
-    return buffer.offset_bytes
+def _behind(start: int, tensors: Sequence[Tensor]) -> list[int]:
+    """Offsets of tensors laid out from ``start`` on, and the end."""
+    offsets = []
+    for tensor in tensors:
+        start = -(-start // ACTIVATION_ALIGNMENT_BYTES) * ACTIVATION_ALIGNMENT_BYTES
+        offsets.append(start)
+        start += tensor.size_bytes
+    return [*offsets, start]
 
 
 def _arguments(
-    graph: KernelGraph,
-    places: Mapping[str, Buffer],
+    storage: CStorage,
     kernel: Kernel,
     function: KernelFunction,
     values: Mapping[str, Array],
@@ -278,9 +260,9 @@ def _arguments(
             tensor = next(activations, None)
             if tensor is None:
                 raise ValueError(f"kernel {kernel.name!r} has too few inputs")
-            arguments.append(_activation(graph, places, tensor, arg))
+            arguments.append(storage.pointer(tensor, arg))
         elif arg.kind == "output":
-            arguments.append(_activation(graph, places, kernel.output, arg))
+            arguments.append(storage.pointer(kernel.output, arg))
         elif arg.kind == "const":
             if arg.name not in values:
                 raise ValueError(f"kernel {kernel.name!r} lacks constant {arg.name!r}")
@@ -288,28 +270,15 @@ def _arguments(
             uses.setdefault(array.symbol, []).append(f"{kernel.name} {arg.name}")
             arguments.append(f"{array.symbol}.values")
         else:
-            arguments.append(_scratch(places, kernel, function))
+            scratch_bytes = function.scratch_bytes
+            if scratch_bytes == 0:
+                arguments.append("NULL")
+            else:
+                offset = storage.offset(scratch_name(kernel.name), scratch_bytes)
+                arguments.append(f"AT(void, {offset})")
     if next(activations, None) is not None:
         raise ValueError(f"kernel {kernel.name!r} has too many inputs")
     return tuple(arguments)
-
-
-def _activation(
-    graph: KernelGraph, places: Mapping[str, Buffer], tensor: str, arg: Arg
-) -> str:  # fmt: skip
-    if graph.tensors[tensor].dtype != arg.dtype:
-        raise ValueError(f"{tensor!r} is {graph.tensors[tensor].dtype}, its kernel has {arg.dtype}")
-    const = "" if arg.kind == "output" else "const "
-    return f"AT({const}{c_type(arg.dtype)}, {_offset(graph, places, tensor)})"
-
-
-def _scratch(places: Mapping[str, Buffer], kernel: Kernel, function: KernelFunction) -> str:
-    if function.scratch_bytes == 0:
-        return "NULL"
-    buffer = places.get(scratch_buffer(kernel))
-    if buffer is None or buffer.size_bytes < function.scratch_bytes:
-        raise ValueError(f"the memory plan has too little scratch memory for {kernel.name!r}")
-    return f"AT(void, {buffer.offset_bytes})"
 
 
 def prototype(args: Sequence[Arg]) -> str:
@@ -339,16 +308,7 @@ def _prototypes(functions: Sequence[KernelFunction], prefix: str) -> tuple[Funct
     return tuple(FunctionView(prefix + symbol, text) for symbol, text in sorted(known.items()))
 
 
-def _tensors(
-    graph: KernelGraph, places: Mapping[str, Buffer], wanted: Sequence[str]
-) -> tuple[TensorView, ...]:
-    return tuple(
-        _tensor(index, graph.tensors[name], _offset(graph, places, name))
-        for index, name in enumerate(wanted)
-    )
-
-
-def _tensor(index: int, tensor: Tensor, offset: int) -> TensorView:
+def _tensor(index: int, tensor: Tensor) -> TensorView:
     quant = tensor.quant
     return TensorView(
         index=index,
@@ -362,7 +322,6 @@ def _tensor(index: int, tensor: Tensor, offset: int) -> TensorView:
         layout=", NHWC" if len(tensor.shape) == 4 else "",
         elements=tensor.elements,
         bytes=tensor.size_bytes,
-        offset=offset,
         scale=None if quant is None else hex_float(quant.scale),
         zero_point=0 if quant is None else quant.zero_point,
         meaning="" if quant is None else f", scale {quant.scale:.9g}, zero {quant.zero_point}",
@@ -393,19 +352,23 @@ def _constant(constant: CArray, uses: list[str]) -> ConstantView:
     )
 
 
-def _vectors(graph: KernelGraph, vectors: TestVectors) -> VectorsView:
+def _vectors(graph: KernelGraph, vectors: TestVectors, offsets: Sequence[int]) -> VectorsView:
+    tensors = graph.tensors
     return VectorsView(
         count=vectors.count,
         tolerance=f"{vectors.tolerance:.3g}",
-        inputs=tuple(_vector(graph.tensors[n], a, None) for n, a in vectors.inputs.items()),
+        inputs=tuple(_vector(tensors[n], a, None, 0) for n, a in vectors.inputs.items()),
         outputs=tuple(
-            _vector(graph.tensors[n], a, vectors.tolerance) for n, a in vectors.outputs.items()
+            _vector(tensors[n], a, vectors.tolerance, offset)
+            for (n, a), offset in zip(vectors.outputs.items(), offsets, strict=False)
         ),
     )
 
 
-def _vector(tensor: Tensor, array: Array, tolerance: float | None) -> VectorView:
-    word_count = -(-tensor.size_bytes // 4)
+def _vector(tensor: Tensor, array: Array, tolerance: float | None, offset: int) -> VectorView:
+    # Rows start at multiples of the alignment the kernels need.
+    padding = -tensor.size_bytes % ACTIVATION_ALIGNMENT_BYTES
+    padded_bytes = tensor.size_bytes + padding
     bounds: tuple[str, ...] = ()
     if tolerance is not None and tensor.dtype == "f32":
         largest = np.abs(array.reshape(len(array), -1).astype(np.float64)).max(axis=1)
@@ -414,9 +377,10 @@ def _vector(tensor: Tensor, array: Array, tolerance: float | None) -> VectorView
         id=names.identifier(tensor.name),
         c_type=c_type(tensor.dtype),
         elements=tensor.elements,
-        padded_elements=4 * word_count * tensor.elements // tensor.size_bytes,
-        word_count=word_count,
+        padded_elements=padded_bytes // BYTES[tensor.dtype],
+        word_count=padded_bytes // 4,
         bytes=tensor.size_bytes,
-        words=tuple(words(little_endian(row, tensor.dtype)) for row in array),
+        offset=offset,
+        words=tuple(words(little_endian(row, tensor.dtype) + b"\0" * padding) for row in array),
         bounds=bounds,
     )

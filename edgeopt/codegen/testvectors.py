@@ -136,8 +136,9 @@ def unpack(data: bytes, tensors: Sequence[Tensor], count: int) -> list[Array]:
     arrays: list[Array] = []
     start = 0
     for t in tensors:
-        part = np.ascontiguousarray(rows[:, start : start + t.size_bytes])
-        arrays.append(part.view(C_TYPES[t.dtype][1]).reshape(count, *t.shape))
+        part = rows[:, start : start + t.size_bytes]
+        array = np.frombuffer(part.tobytes(), C_TYPES[t.dtype][1])
+        arrays.append(array.reshape(count, *t.shape))
         start += t.size_bytes
     return arrays
 

@@ -276,7 +276,7 @@ def compile_and_link(
     Raises:
         ToolError: compiler or linker fails.
     """
-    compiled = []
+    compiled: list[Path] = []
     for source in sources:
         target = work / f"{output.name}.{len(compiled)}.{source.stem}.o"
         compile_object(

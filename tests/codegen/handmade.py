@@ -127,19 +127,15 @@ def graph(x: str = "x", k: str = "k", y: str = "y", q: str = "q") -> KernelGraph
     )
 
 
-def plan(x: str = "x", k: str = "k", q: str = "q") -> MemoryPlan:
+def plan() -> MemoryPlan:
     return MemoryPlan(
         buffers=(
-            Buffer(x, 0, 192, -1, 1),
-            Buffer("t", 192, 192, 0, 1),
-            Buffer("u", 192, 192, 1, 2),  # in place over t
-            Buffer("affine:scratch", 384, 192, 0, 0),
-            Buffer("pooled", 384, 12, 2, 4),
-            Buffer(k, 576, 3, -1, 3),
-            Buffer(q, 592, 3, 3, 4),
+            Buffer("t", 0, 192, 0, 1),
+            Buffer("u", 0, 192, 1, 2),  # in place over t
+            Buffer("scratch:affine", 192, 192, 0, 0),
         ),
-        arena_bytes=640,
-        lower_bound_bytes=600,
+        arena_bytes=384,
+        lower_bound_bytes=384,
         alignment_bytes=64,
     )
 
