@@ -32,6 +32,10 @@ STATUSES = (
     ("ERROR_SELF_TEST", "the outputs differ from the reference"),
 )
 
+#: Alignment that plans should give buffers: a cache line, so that no vector access is split.
+#: Kernels rely on less (`ACTIVATION_ALIGNMENT_BYTES`).
+BUFFER_ALIGNMENT_BYTES = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
