@@ -118,16 +118,20 @@ class _Writer:
         self.nodes.append(Node(op, self.fresh(name), inputs, (output,), attrs))
         return output
 
-    def pair(self, tensor: str, source: str, target: str, quant: Quant) -> None:
-        """QuantizeLinear and DequantizeLinear from ``source`` to ``target``."""
-        stored = self.fresh(f"{tensor}_quantized")
+    def quantize(self, tensor: str, source: str, quant: Quant) -> tuple[str, str, str]:
+        """QuantizeLinear of ``source``; returns what a DequantizeLinear of it reads."""
         parameters = (
             self.constant(f"{tensor}_scale", np.array(quant.scale, np.float32)),
             self.constant(f"{tensor}_zero_point", np.array(quant.zero_point, np.int8)),
         )
+        stored = self.fresh(f"{tensor}_quantized")
         self.emit("QuantizeLinear", f"{tensor}_quantize", (source, *parameters), stored)
-        self.emit("DequantizeLinear", f"{tensor}_dequantize", (stored, *parameters), target)
+        return stored, *parameters
+
+    def dequantize(self, tensor: str, inputs: tuple[str, str, str], target: str) -> str:
+        """DequantizeLinear to ``target``, which has the type of ``tensor``."""
         self.types[target] = self.types[tensor]
+        return self.emit("DequantizeLinear", f"{tensor}_dequantize", inputs, target)
 
     def stored(self, name: str, integers: Integers, scale: Floats) -> str:
         """A constant of integers behind DequantizeLinear along axis 0."""
@@ -232,30 +236,35 @@ def build(
     """
     writer = _Writer(graph)
     quantized = frozenset(sites.tensors)
-    renamed: dict[str, str] = {}  # tensor -> what its readers read now
+    stored: dict[str, tuple[str, str, str]] = {}
 
-    def quantize(tensor: str, source: str, target: str) -> None:
-        writer.pair(tensor, source, target, quants[tensor])
-        renamed[tensor] = target
+    def read(name: str) -> str:
+        """A real form of ``name`` for one reader.
+
+        Each has its own: onnxruntime computes an operator in integers only if nothing else reads
+        its dequantized inputs.
+        """
+        if name not in stored:
+            return name
+        return writer.dequantize(name, stored[name], writer.fresh(f"{name}_dequantized"))
 
     for tensor in sites.inputs:
-        quantize(tensor, tensor, writer.fresh(f"{tensor}_dequantized"))
+        stored[tensor] = writer.quantize(tensor, tensor, quants[tensor])
     for node in graph.nodes:
-        inputs = tuple(renamed.get(name, name) for name in node.inputs)
         tensor = node.outputs[0]
         if tensor in layers:
-            new = writer.layer(node, inputs[0], layers[tensor])
+            new = writer.layer(node, read(node.inputs[0]), layers[tensor])
         else:
-            new = replace(node, inputs=inputs)
-        if tensor not in quantized:
-            writer.nodes.append(new)
-        elif tensor in graph.outputs:
+            new = replace(node, inputs=tuple(read(name) for name in node.inputs))
+        if tensor in quantized and tensor in graph.outputs:
             real = writer.fresh(f"{tensor}_float")
             writer.nodes.append(replace(new, outputs=(real, *new.outputs[1:])))
-            quantize(tensor, real, tensor)
+            stored[tensor] = writer.quantize(tensor, real, quants[tensor])
+            writer.dequantize(tensor, stored[tensor], tensor)
         else:
             writer.nodes.append(new)
-            quantize(tensor, tensor, writer.fresh(f"{tensor}_dequantized"))
+            if tensor in quantized:
+                stored[tensor] = writer.quantize(tensor, tensor, quants[tensor])
     import onnx
 
     model = ir.to_model(expanded(writer.finish()))

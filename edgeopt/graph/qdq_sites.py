@@ -85,12 +85,12 @@ def _layer(graph: Graph, node: Node) -> Layer | None:
         kind = "linear"
     if kind is None or graph.array(node.inputs[0]) is not None:
         return None
-    weight = graph.array(node.inputs[1])
-    bias = graph.array(node.input(2)) if node.input(2) else None
-    if weight is None or weight.dtype != np.float32 or (node.input(2) and bias is None):
+    constant = graph.array(node.inputs[1])
+    offset = graph.array(node.input(2)) if node.input(2) else None
+    if constant is None or constant.dtype != np.float32 or (node.input(2) and offset is None):
         return None
-    weight = weight.astype(np.float32)
-    bias = None if bias is None else bias.astype(np.float32)
+    weight = constant.astype(np.float32)
+    bias = None if offset is None else offset.astype(np.float32)
     if kind == "linear":
         if weight.ndim != 2 or len(graph.shape(node.inputs[0])) != 2 or node.attrs.get("transA", 0):
             return None

@@ -39,7 +39,8 @@ def channel_scales(weight: Floats, method: str) -> Floats:
 def _error(magnitudes: npt.NDArray[np.float64], scale: npt.NDArray[np.float64]) -> Floats:
     safe = np.where(scale > 0, scale, 1.0)[:, None]
     rounded = np.minimum(np.rint(magnitudes / safe), I8_MAX) * safe
-    return ((rounded - magnitudes) ** 2).sum(axis=1).astype(np.float32)
+    squared: Floats = ((rounded - magnitudes) ** 2).sum(axis=1).astype(np.float32)
+    return squared
 
 
 def store(
@@ -59,8 +60,9 @@ def store(
         least = np.abs(bias.astype(np.float64)) / (scale_x * _BIAS_LIMIT)
         scale = np.maximum(scale, least.astype(np.float32))
     shape = (-1,) + (1,) * (weight.ndim - 1)
-    steps = np.rint(weight / scale.reshape(shape))
-    return np.clip(steps, -I8_MAX, I8_MAX).astype(np.int8), scale
+    steps = np.clip(np.rint(weight / scale.reshape(shape)), -I8_MAX, I8_MAX)
+    stored: npt.NDArray[np.int8] = steps.astype(np.int8)
+    return stored, scale
 
 
 def store_bias(
