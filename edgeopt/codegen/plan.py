@@ -18,6 +18,8 @@ from edgeopt.core.network import DTYPE_BYTES
 
 __all__ = ["PlanError", "check_plan", "overwritable", "plan", "scratch_name"]
 
+#: How often an order is mended, and how often without gain.
+_MENDINGS, _STALE = 24, 5
 #: Nodes an exact search may visit before it settles for the best plan so far.
 _EXACT_NODES = 200_000
 
@@ -127,32 +129,26 @@ def _blocks(found: _Lifetimes, merge: bool) -> list[_Block]:
     return distinct
 
 
-def _place(blocks: Sequence[_Block], best_fit: bool) -> int:
-    """Give every block an offset, in the order given; return the arena's size.
-
-    Each goes into the first gap that is large enough among the blocks live at the same time, or
-    into the smallest such gap (`best_fit`).
-    """
+def _place(blocks: Sequence[_Block]) -> int:
+    """Give every block the lowest offset that is free, in the order given; return the arena."""
     placed: list[_Block] = []
     arena = 0
     for block in blocks:
         first, last, size = block.first, block.last, block.size
-        position, gap, chosen = 0, -1, -1
+        position = 0
         for other in placed:  # in order of offset
             if other.first > last or other.last < first:
                 continue
-            room = other.offset - position
-            if room >= size and (gap < 0 or room < gap):
-                chosen, gap = position, room
-                if not best_fit:
-                    break
+            if other.offset - position >= size:
+                break
             end = other.offset + other.size
             if end > position:
                 position = end
-        block.offset = position if chosen < 0 else chosen
-        arena = max(arena, block.offset + size)
+        block.offset = position
+        if position + size > arena:
+            arena = position + size
         index = len(placed)
-        while index and placed[index - 1].offset > block.offset:
+        while index and placed[index - 1].offset > position:
             index -= 1
         placed.insert(index, block)
     return arena
@@ -166,6 +162,29 @@ def _orders(blocks: list[_Block], pressure: Sequence[int]) -> Iterator[list[_Blo
     yield sorted(blocks, key=lambda b: (b.first - b.last, -b.size))
     yield sorted(blocks, key=lambda b: (b.first, -b.size))
     yield sorted(blocks, key=lambda b: (-b.last, -b.size))
+
+
+def _attempts(
+    blocks: list[_Block], pressure: Sequence[int], bound: int
+) -> Iterator[tuple[int, dict[str, int]]]:
+    """Arena sizes and offsets of one plan after another, until one reaches the bound.
+
+    Each order is mended: what ends up at the top of the arena is placed first the next time, until
+    that brings nothing more.
+    """
+    for order in _orders(blocks, pressure):
+        least, stale = -1, 0
+        for _ in range(_MENDINGS):
+            arena = _place(order)
+            yield arena, _offsets(blocks)
+            if arena == bound:
+                return
+            stale = 0 if least < 0 or arena < least else stale + 1
+            least = arena if least < 0 else min(least, arena)
+            if stale > _STALE:
+                break
+            high = [block for block in order if block.offset + block.size == arena]
+            order = high + [block for block in order if block.offset + block.size != arena]
 
 
 def _pressure(blocks: Sequence[_Block], kernels: int) -> list[int]:
@@ -202,15 +221,9 @@ def plan(
     for merge in (True, False) if found.over else (True,):
         blocks = _blocks(found, merge)
         pressure = _pressure(blocks, count)
-        for order in _orders(blocks, pressure):
-            for best_fit in (False, True):
-                arena = _place(order, best_fit)
-                if best_bytes < 0 or arena < best_bytes:
-                    best_bytes, best = arena, _offsets(blocks)
-                if best_bytes == bound:
-                    break
-            if best_bytes == bound:
-                break
+        for arena, offsets in _attempts(blocks, pressure, bound):
+            if best_bytes < 0 or arena < best_bytes:
+                best_bytes, best = arena, offsets
         if best_bytes == bound:
             break
         if exact:
