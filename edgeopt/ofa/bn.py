@@ -17,14 +17,24 @@ class _Measure:
         self.count = 0
 
     def __call__(self, x: Tensor) -> Tensor:
-        variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
         count = x.shape[0]
+        values = x.numel() // x.shape[1]
+        mean, variance = torch.zeros_like(self.mean), torch.zeros_like(self.mean)
+        if values > 1:
+            # one fused pass, several times faster; it leaves the unbiased variance behind
+            y = F.batch_norm(
+                x, mean, variance, self.bn.weight, self.bn.bias, True, 1.0, self.bn.eps
+            )
+            variance *= (values - 1) / values
+        else:
+            mean = x.mean((0, 2, 3))
+            y = F.batch_norm(
+                x, mean, variance, self.bn.weight, self.bn.bias, False, 0.0, self.bn.eps
+            )
         self.mean += mean * count
         self.variance += variance * count
         self.count += count
-        return F.batch_norm(
-            x, mean, variance, self.bn.weight, self.bn.bias, False, 0.0, self.bn.eps
-        )
+        return y
 
 
 @torch.no_grad()
