@@ -21,6 +21,7 @@ from edgeopt.core.device import DeviceProfile, Provenance
 from edgeopt.core.documents import Section, read_toml
 from edgeopt.core.errors import InputError
 from edgeopt.core.estimates import Estimate, Source
+from edgeopt.core.files import digest
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.network import DTYPE_BYTES
 
@@ -82,6 +83,11 @@ class AnalyticModel:
     how: str
     held_out: Mapping[str, float] = field(default_factory=dict)
     _cache: dict[OpKey, Estimate] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever a prediction could."""
+        return digest(repr((self.ns_per_unit, self.spill_bytes, self.precisions)).encode())
 
     def predict(self, keys: Sequence[OpKey]) -> Estimate:
         """The sum over the kernels; their errors are taken as fully correlated."""
@@ -155,7 +161,7 @@ def load_analytic(profile: DeviceProfile, path: Path | None = None) -> AnalyticM
         spill_bytes=root.integer("spill_bytes", 0, 1 << 40),
         precisions={
             name: _precision(root.section(name))
-            for name in profile.precisions
+            for name in ("f32", "i8")
             if root.has(name)
         },
         how=root.text("how", max_length=1000),

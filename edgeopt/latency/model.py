@@ -17,6 +17,7 @@ import numpy as np
 
 from edgeopt.core.errors import InputError
 from edgeopt.core.estimates import Estimate, Source
+from edgeopt.core.files import digest
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.network import DTYPE_BYTES
 from edgeopt.latency.analytic import CLASS_OF, features
@@ -127,6 +128,12 @@ class TableModel:
     strict: bool = False
     _regressors: dict[tuple[str, str], _Regressor] = field(default_factory=dict, repr=False)
     _cache: dict[OpKey, Estimate] = field(default_factory=dict, repr=False)
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever a prediction could."""
+        entries = sorted((str(key), repr(entry)) for key, entry in self.table.entries.items())
+        return digest(repr((entries, self.table.calibration, self.strict)).encode())
 
     def missing(self, keys: Sequence[OpKey]) -> tuple[OpKey, ...]:
         """The distinct kernels that the table does not hold, in order."""

@@ -110,3 +110,9 @@ def latency_source(profile: DeviceProfile, table_dirs: Sequence[Path] = ()) -> s
     if "mape" in model.held_out:
         return f"estimated ({model.held_out['mape']:.0%} error on left-out blocks)"
     return "estimated"
+
+
+def model_digest(model: LatencyModel) -> str:
+    """A text that changes whenever the model's predictions could: for cache keys."""
+    value = getattr(model, "digest", None)
+    return value if isinstance(value, str) else f"unknown-{id(model)}"

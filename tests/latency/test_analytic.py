@@ -1,0 +1,174 @@
+"""Estimates from cost figures: shipped boards, mistakes, and the derivation for rpi4."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from keys import depthwise, pointwise
+
+from edgeopt import devices
+from edgeopt.core.errors import InputError
+from edgeopt.core.estimates import LatencyModel, Source
+from edgeopt.core.kernels import KERNEL_OPS, OpKey
+from edgeopt.latency import model_digest
+from edgeopt.latency.analytic import CLASS_OF, load_analytic
+from edgeopt.latency.generic import generic_model
+
+BOARDS = [name for name in devices.available() if name != "local"]
+
+
+def test_every_operator_has_a_class() -> None:
+    assert set(CLASS_OF) == KERNEL_OPS
+
+
+@pytest.mark.parametrize("name", BOARDS)
+@pytest.mark.parametrize("dtype", ["f32", "i8"])
+def test_every_board_estimates_every_operator(name: str, dtype: str) -> None:
+    model: LatencyModel = load_analytic(devices.load(name))
+    for op in sorted(KERNEL_OPS):
+        key = OpKey(op, (8, 8, 16), (8, 8, 16), dtype=dtype, out_dtype=dtype)
+        estimate = model.predict([key])
+        assert 0 < estimate.low < estimate.value < estimate.high
+        assert estimate.source is Source.ESTIMATED and estimate.coverage == 0
+        assert estimate.how.startswith("estimated")
+        assert model.predict([key, key]).value == pytest.approx(2 * estimate.value)
+
+
+def test_more_work_takes_longer() -> None:
+    for name in BOARDS:
+        model = load_analytic(devices.load(name))
+        small, large = model.predict_each([pointwise(8, 16, 32), pointwise(8, 32, 64)])
+        assert small.value < large.value
+        three, seven = model.predict_each([depthwise(8, 16, 3), depthwise(8, 16, 7)])
+        assert three.value < seven.value
+
+
+def test_rpi4_never_beats_one_core() -> None:
+    """4 lanes a cycle at 1.5 GHz bound what one Cortex-A72 can compute."""
+    model = load_analytic(devices.load("rpi4"))
+    for c in (16, 64, 256):
+        key = pointwise(16, c, c)
+        assert model.predict([key]).value >= key.macs / 6.0
+
+
+def test_cortex_m4_against_published_instruction_counts() -> None:
+    """DS-CNN of MLPerf Tiny: 8,440,000 instructions (microTVM with CMSIS-NN), 99.8 ms."""
+
+    def i8(op: str, *args: object, **more: object) -> OpKey:
+        return OpKey(op, *args, dtype="i8", out_dtype="i8", **more)  # type: ignore[arg-type]
+
+    block = [
+        i8("depthwise", (25, 5, 64), (25, 5, 64), kernel=(3, 3), pads=(1, 1, 1, 1), groups=64),
+        i8("pointwise", (25, 5, 64), (25, 5, 64)),
+    ]  # fmt: skip
+    network = [
+        i8("conv2d", (49, 10, 1), (25, 5, 64), kernel=(10, 4), strides=(2, 2)),
+        *block * 4,
+        i8("global_avgpool", (25, 5, 64), (1, 1, 64)),
+        i8("linear", (64,), (12,)),
+    ]
+    estimate = load_analytic(devices.load("nucleo-l4r5zi")).predict(network)
+    assert estimate.value == pytest.approx(99.8e6, rel=0.25)
+    assert estimate.low <= 62.9e6 and estimate.high >= 99.8e6
+
+
+def test_a_board_without_figures(tmp_path: Path) -> None:
+    profile = replace(devices.load("rpi4"), folder=tmp_path)
+    with pytest.raises(InputError, match="neither a measured table nor latency figures"):
+        load_analytic(profile)
+
+
+def test_digest_follows_the_figures(tmp_path: Path) -> None:
+    pi = devices.load("rpi4")
+    before = model_digest(load_analytic(pi))
+    assert before == model_digest(load_analytic(pi))
+    path = tmp_path / "latency.toml"
+    path.write_text(shipped("rpi4").read_text().replace("per_mac = ", "per_mac = 1", 1))
+    assert model_digest(load_analytic(pi, path)) != before
+
+
+def shipped(name: str) -> Path:
+    return devices.shipped_dir() / name / "latency.toml"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("schema = 1", "schema = 2", "schema: 2 is not known"),
+        ('unit = "ns"', 'unit = "ms"', "unknown value 'ms'"),
+        ("per_mac = ", "per_mca = ", "per_mac is missing"),
+        ("per_mac = ", "per_mac = -", "is not between 0 and"),
+        ("low = 0.35", "low = 1.5", "1.5 is not between 0 and 1"),
+        ("threads = 1", "threads = 0", "0 is not between 1 and"),
+        ("[f32.movement]", "[f32.movements]", "movement is missing"),
+        ('how = "', 'howw = "', "how is missing"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = tmp_path / "latency.toml"
+    path.write_text(shipped("rpi4").read_text().replace(old, new, 1))
+    with pytest.raises(InputError) as caught:
+        load_analytic(devices.load("rpi4"), path)
+    assert message in caught.value.what
+    assert re.match(rf"{re.escape(str(path))}(:\d+)?$", caught.value.where)
+
+
+def test_a_class_that_costs_nothing(tmp_path: Path) -> None:
+    text = shipped("nucleo-l4r5zi").read_text()
+    cut = re.sub(r"(\[i8.movement\]\n)per_call = .*\nper_activation_byte = .*\n", r"\1", text)
+    assert cut != text
+    (tmp_path / "latency.toml").write_text(cut)
+    with pytest.raises(InputError, match="costs nothing at all"):
+        load_analytic(devices.load("nucleo-l4r5zi"), tmp_path / "latency.toml")
+
+
+def test_precision_missing_from_the_figures(tmp_path: Path) -> None:
+    text = shipped("rpi4").read_text()
+    (tmp_path / "latency.toml").write_text(text[: text.index("[i8.interval]")])
+    model = load_analytic(devices.load("rpi4"), tmp_path / "latency.toml")
+    with pytest.raises(InputError, match="no latency figures for i8 kernels") as caught:
+        model.predict([pointwise(8, 16, 16, "i8")])
+    assert "figures exist for f32" in caught.value.hint
+
+
+def test_generic_estimate_scales_with_the_clock() -> None:
+    local = devices.load("local")
+    key = pointwise(16, 32, 64)
+    slow = generic_model(replace(local, clock_hz=1_000_000_000)).predict([key])
+    fast = generic_model(replace(local, clock_hz=2_000_000_000)).predict([key])
+    assert slow.value == pytest.approx(2 * fast.value)
+    assert fast.high >= 3 * fast.value and "edgeopt profile" in fast.how
+
+
+def derivation() -> ModuleType:
+    path = Path(__file__).resolve().parents[2] / "benchmarks" / "derive_rpi4.py"
+    spec = importlib.util.spec_from_file_location("derive_rpi4", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["derive_rpi4"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_rpi4_and_rpi5_are_what_the_derivation_gives(data_dir: Path) -> None:
+    module = derivation()
+    for board in (module.RPI4, module.RPI5):
+        fresh = module.render(data_dir, board)
+        assert numbers(fresh) == pytest.approx(numbers(shipped(board.name).read_text()), rel=0.02)
+
+
+def numbers(text: str) -> list[float]:
+    return [float(value) for value in re.findall(r"^\w+ = ([\d.e+-]+)$", text, re.M)]
+
+
+def test_rpi4_error_on_layer_classes_left_out(data_dir: Path) -> None:
+    _, held_out, other = derivation().derive(data_dir)
+    assert held_out.count == 72 and other.count == 24
+    assert held_out.mape < 0.13 and held_out.spearman > 0.98
+    assert other.mape < 0.25
