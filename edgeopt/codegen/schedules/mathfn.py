@@ -56,10 +56,10 @@ def activate(b: Builder, text: str, x: Expr) -> Expr:
         return tirx.Select(x > number(0), x, number(attrs["alpha"]) * _expm1(b, negative))
     if function == "gelu":
         if attrs.get("approximate") == "tanh":
-            inner = number(math.sqrt(2 / math.pi)) * x * (number(1) + number(0.044715) * x * x)
-            gate = _tanh(b, b.bind(inner))
-        else:
-            gate = _erf(b, b.bind(x * number(math.sqrt(0.5))))
+            # (1 + tanh(t)) / 2 is the logistic function of 2 t, which vanishes at the far end.
+            slope = number(2 * math.sqrt(2 / math.pi))
+            return x * _sigmoid(b, b.bind(slope * x * (number(1) + number(0.044715) * x * x)))
+        gate = _erf(b, b.bind(x * number(math.sqrt(0.5))))
         return number(0.5) * x * (number(1) + gate)
     raise ValueError(f"unknown activation {text!r}")
 
