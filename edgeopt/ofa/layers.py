@@ -14,13 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeopt.core.space import make_divisible
+from edgeopt.ofa.native import activate, depthwise, norm_act
 
 BN_EPSILON = 1e-5
-
-
-def activate(x: Tensor, name: str) -> Tensor:
-    """Apply ``relu`` or ``hardswish``, in place."""
-    return F.relu(x, inplace=True) if name == "relu" else F.hardswish(x, inplace=True)
 
 
 class ElasticConv(nn.Module):
@@ -71,9 +67,7 @@ class ElasticDepthwise(nn.Module):
 
     def forward(self, x: Tensor, kernel: int) -> Tensor:
         """[N,C,H,W] -> [N,C,ceil(H/stride),ceil(W/stride)]."""
-        channels = x.shape[1]
-        weight = self.weight(channels, kernel)
-        return F.conv2d(x, weight, None, self.stride, kernel // 2, 1, channels)
+        return depthwise(x, self.weight(x.shape[1], kernel), self.stride)
 
 
 class ElasticBatchNorm(nn.Module):
@@ -87,19 +81,18 @@ class ElasticBatchNorm(nn.Module):
         super().__init__()
         self.bn = nn.BatchNorm2d(channels, eps=BN_EPSILON)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Same shape in and out."""
+    def forward(self, x: Tensor, activation: str = "") -> Tensor:
+        """Normalize and activate; same shape in and out."""
         count = x.shape[1]
         bn = self.bn
         if self.training:
-            return F.batch_norm(
-                x, None, None, bn.weight[:count], bn.bias[:count], True, 0.0, bn.eps
-            )
+            return norm_act(x, bn.weight[:count], bn.bias[:count], bn.eps, activation)
         assert bn.running_mean is not None and bn.running_var is not None
-        return F.batch_norm(
+        y = F.batch_norm(
             x, bn.running_mean[:count], bn.running_var[:count], bn.weight[:count],
             bn.bias[:count], False, 0.0, bn.eps,
         )  # fmt: skip
+        return activate(y, activation)
 
 
 class StaticBatchNorm(nn.BatchNorm2d):
@@ -108,11 +101,11 @@ class StaticBatchNorm(nn.BatchNorm2d):
     def __init__(self, channels: int) -> None:
         super().__init__(channels, eps=BN_EPSILON)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Same shape in and out."""
+    def forward(self, x: Tensor, activation: str = "") -> Tensor:
+        """Normalize and activate; same shape in and out."""
         if self.training:
-            return F.batch_norm(x, None, None, self.weight, self.bias, True, 0.0, self.eps)
-        return super().forward(x)
+            return norm_act(x, self.weight, self.bias, self.eps, activation)
+        return activate(super().forward(x), activation)
 
 
 class ElasticSE(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeopt.core.space import Block, SearchSpace, SubnetConfig
@@ -13,9 +12,9 @@ from edgeopt.ofa.layers import (
     ElasticDepthwise,
     ElasticSE,
     StaticBatchNorm,
-    activate,
     kaiming_fan_out,
 )
+from edgeopt.ofa.native import activate
 
 
 class ConvBN(nn.Module):
@@ -29,12 +28,13 @@ class ConvBN(nn.Module):
         if bn:
             self.bn = StaticBatchNorm(o)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve, then normalize if there is a normalization."""
+    def forward(self, x: Tensor, activation: str = "") -> Tensor:
+        """Convolve, normalize if there is a normalization, activate."""
         y: Tensor = self.conv(x)
-        if hasattr(self, "bn"):
-            y = self.bn(y)
-        return y
+        if not hasattr(self, "bn"):
+            return activate(y, activation)
+        normalized: Tensor = self.bn(y, activation)
+        return normalized
 
 
 class ElasticPoint(nn.Module):
@@ -45,9 +45,9 @@ class ElasticPoint(nn.Module):
         self.conv = ElasticConv(i, o)
         self.bn = ElasticBatchNorm(o)
 
-    def forward(self, x: Tensor, out_channels: int) -> Tensor:
+    def forward(self, x: Tensor, out_channels: int, activation: str = "") -> Tensor:
         """[N,I,H,W] -> [N,out_channels,H,W]."""
-        y: Tensor = self.bn(self.conv(x, out_channels))
+        y: Tensor = self.bn(self.conv(x, out_channels), activation)
         return y
 
 
@@ -63,7 +63,7 @@ class ElasticDepth(nn.Module):
 
     def forward(self, x: Tensor, kernel: int, activation: str) -> Tensor:
         """[N,C,H,W] -> [N,C,H/stride,W/stride]."""
-        y = activate(self.bn(self.conv(x, kernel)), activation)
+        y: Tensor = self.bn(self.conv(x, kernel), activation)
         if hasattr(self, "se"):
             scaled: Tensor = self.se(y)
             return scaled
@@ -81,7 +81,7 @@ class StaticConvs(nn.Module):
 
     def forward(self, x: Tensor, block: Block) -> Tensor:
         """[N,I,H,W] -> [N,O,H/stride,W/stride]."""
-        y: Tensor = self.point_linear(activate(self.depth_conv(x), block.activation))
+        y: Tensor = self.point_linear(self.depth_conv(x, block.activation))
         return y
 
 
@@ -97,7 +97,7 @@ class ElasticConvs(nn.Module):
 
     def forward(self, x: Tensor, block: Block) -> Tensor:
         """[N,I,H,W] -> [N,O,H/stride,W/stride]."""
-        y = activate(self.inverted_bottleneck(x, block.mid_channels), block.activation)
+        y = self.inverted_bottleneck(x, block.mid_channels, block.activation)
         y = self.depth_conv(y, block.kernel, block.activation)
         projected: Tensor = self.point_linear(y, block.out_channels)
         return projected
@@ -148,12 +148,12 @@ class Supernet(nn.Module):
     def forward(self, x: Tensor, config: SubnetConfig | None = None) -> Tensor:
         """Normalized images [N,C,H,W] to logits [N,classes], through the subnet ``config``."""
         layout = self.space.layout(self.largest if config is None else config)
-        x = activate(self.first_conv(x), layout.stem_activation)
+        x = self.first_conv(x, layout.stem_activation)
         for block in layout.blocks:
             x = self.blocks[block.index](x, block)
-        x = activate(self.final_expand_layer(x), "hardswish")
+        x = self.final_expand_layer(x, "hardswish")
         x = x.mean((2, 3), keepdim=True)
-        x = F.hardswish(self.feature_mix_layer(x))
+        x = self.feature_mix_layer(x, "hardswish")
         y: Tensor = self.classifier(x.flatten(1))
         return y
 
