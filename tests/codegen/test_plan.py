@@ -16,10 +16,11 @@ from edgeopt.codegen.plan import overwritable, plan, scratch_name
 from edgeopt.codegen.plan_check import PlanError, check_plan
 from edgeopt.codegen.reference import run_kernel, run_kernels
 from edgeopt.core.kernels import KernelGraph, MemoryPlan
+from edgeopt.core.network import Network
 
 
-def random_graph(data: Any, integer: bool) -> KernelGraph:
-    """A lowered network of random operators on maps of a few shapes."""
+def random_network(data: Any, integer: bool) -> Network:
+    """Random operators on maps of a few shapes."""
     draw = data.draw
     b = Builder(draw(st.integers(0, 99)), integer=integer)
     names = [b.input(1, 4, 4, 4)]
@@ -54,7 +55,12 @@ def random_graph(data: Any, integer: bool) -> KernelGraph:
     outputs = dict.fromkeys([b.ops[-1].output if b.ops else names[0], *extra])
     if not b.ops:
         outputs = dict.fromkeys([b.act(names[0])])
-    return lower(b.network(*outputs))
+    return b.network(*outputs)
+
+
+def random_graph(data: Any, integer: bool) -> KernelGraph:
+    """The same, lowered."""
+    return lower(random_network(data, integer))
 
 
 def scratch_of(data: Any, graph: KernelGraph) -> list[int]:
