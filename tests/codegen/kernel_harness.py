@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeopt.codegen import build, schedules
+from edgeopt.codegen import schedules
 from edgeopt.codegen.abi import symbol_of
 from edgeopt.core import activations, affine
 from edgeopt.core.kernels import OpKey
@@ -181,9 +181,7 @@ def concat_parts(key: OpKey) -> tuple[int, list[int]]:
 def windows(key: OpKey, x: np.ndarray, pad: float, dtype: type) -> np.ndarray:
     """Input windows [oh, ow, kh, kw, C]."""
     top, left, bottom, right = key.pads
-    padded = np.pad(
-        x.astype(dtype), ((top, bottom), (left, right), (0, 0)), constant_values=pad
-    )
+    padded = np.pad(x.astype(dtype), ((top, bottom), (left, right), (0, 0)), constant_values=pad)
     (kh, kw), (sh, sw), (dh, dw) = key.kernel, key.strides, key.dilations
     out_h, out_w = key.out_shape[:2]
     result = np.empty((out_h, out_w, kh, kw, x.shape[-1]), dtype)

@@ -79,9 +79,7 @@ def legalized() -> object:
 def test_a_legalized_function_runs_over_raw_pointers(tmp_path: Path) -> None:
     raw = rawptr.to_raw_pointer(legalized(), "foreign", harness.HOST)
     assert raw.scratch_bytes >= 8 * 12 * 12 * 4 and raw.scratch_bytes % 64 == 0
-    library = harness.link(
-        build.compile_object({"foreign": raw.primfunc}, harness.HOST), tmp_path
-    )
+    library = harness.link(build.compile_object({"foreign": raw.primfunc}, harness.HOST), tmp_path)
     rng = np.random.default_rng(0)
     x = rng.standard_normal((10, 10, 8)).astype(np.float32)
     w = (rng.standard_normal((16, 3, 3, 8)) / 8).astype(np.float32)

@@ -54,9 +54,7 @@ class _Emitter:
             low = tirx.max(tirx.IntImm("int32", 0), 0 - at)
             high = tirx.min(tirx.IntImm("int32", taps), height - at)
         else:
-            low = tirx.max(
-                tirx.IntImm("int32", 0), tirx.truncdiv(0 - at + dilation - 1, dilation)
-            )
+            low = tirx.max(tirx.IntImm("int32", 0), tirx.truncdiv(0 - at + dilation - 1, dilation))
             high = tirx.min(
                 tirx.IntImm("int32", taps),
                 tirx.truncdiv(height - at + dilation - 1, dilation),

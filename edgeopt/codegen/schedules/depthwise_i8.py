@@ -43,9 +43,7 @@ class _Emitter:
         self.key, self.plan, self.isa = key, plan, isa
         self.half = plan.lanes // 2  # int32 lanes of one accumulator
         self.pairs = isa.dot == "pair16" or isa.arch == "x86_64"
-        b = Builder(
-            function, {**sizes, "x0": elements(key.in_shape), "y": elements(key.out_shape)}
-        )
+        b = Builder(function, {**sizes, "x0": elements(key.in_shape), "y": elements(key.out_shape)})
         self.b = b
         self.stage_buffer = b.scratch_view("i16", 0, plan.stage_elements)
         zero_x, zero_y, low, high = (b.bind(b.load(b["qparams"], i), "q") for i in range(4))
@@ -101,9 +99,7 @@ class _Emitter:
                 with b.loop(times, "ow") as col:
                     self.tile(block, first, row, start + col * plan.pixels, pixels, valid)
 
-    def tile(
-        self, block: Expr, first: Expr, row: Expr, col: Expr, pixels: int, valid: int
-    ) -> None:
+    def tile(self, block: Expr, first: Expr, row: Expr, col: Expr, pixels: int, valid: int) -> None:
         b, key, plan, half = self.b, self.key, self.plan, self.half
         lanes, channels = plan.lanes, key.in_shape[2]
         acc = b.registers(pixels * 2, "int32", half)
@@ -111,9 +107,7 @@ class _Emitter:
         low, high = self.halves(bias)
         for m in range(pixels):
             acc[2 * m], acc[2 * m + 1] = low, high
-        x_at = b.bind(
-            (row * key.strides[0] * plan.cols + col * key.strides[1]) * lanes, "x_at"
-        )
+        x_at = b.bind((row * key.strides[0] * plan.cols + col * key.strides[1]) * lanes, "x_at")
         pairs = -(-key.kernel[0] // 2)
         for pair in range(pairs):
             w_at = (block * pairs + pair) * (key.kernel[1] * lanes * 2)

@@ -32,8 +32,8 @@ class Elementwise(BaseTemplate):
             count = elements(key.in_shape) if key.variant == "full" else key.in_shape[-1]
             found.append(Const("c", key.dtype, count))
         if key.dtype == "i8":
-            factor = Const("factors", "f32", 2) if key.op == "add" else Const(
-                "multiplier", "f32", 1
+            factor = (
+                Const("factors", "f32", 2) if key.op == "add" else Const("multiplier", "f32", 1)
             )
             found += [factor, Const("qparams", "i32", 5)]
         return tuple(found)

@@ -88,9 +88,11 @@ def _integer(b: Builder, function: KernelFunction) -> Body:
     zero_a, zero_b, zero_y, low, high = (b.bind(b.load(b["qparams"], i), "q") for i in range(5))
     requantize = Requantizer(b, zero_y, low, high)
     operands = _operands(b, function)
-    names = [b.load(b["factors"], i) for i in range(2)] if key.op == "add" else [
-        b.load(b["multiplier"], 0)
-    ]
+    names = (
+        [b.load(b["factors"], i) for i in range(2)]
+        if key.op == "add"
+        else [b.load(b["multiplier"], 0)]
+    )
     factors = [b.bind(name, "factor") for name in names]
 
     def body(at: Expr, channel: Expr, lanes: int, valid: int) -> None:

@@ -67,7 +67,9 @@ class Gemm(BaseTemplate):
                 panels.append(np.ascontiguousarray(panel.transpose(1, 0, 2)).reshape(-1))
         packed: dict[str, Array] = {"weights": np.concatenate(panels)}
         if key.dtype == "f32":
-            packed["bias"] = by_group(constants.get("b"), np.float32, plan.groups, wide, plan.outputs)
+            packed["bias"] = by_group(
+                constants.get("b"), np.float32, plan.groups, wide, plan.outputs
+            )
         else:
             offset = 128 if _isa(target).unsigned else 0
             folded = fold_bias(constants, offset)

@@ -73,8 +73,11 @@ class _Emitter:
         flip = self.integer and self.isa.unsigned
         lanes = self.isa.lanes * (2 if dtype == "int16" else 4 if dtype == "int8" else 1)
         in_c = key.in_shape[-1]
-        if stage.rows == 1 and key.kernel == (1, 1) and not any(key.pads) and (
-            key.strides == (1, 1)
+        if (
+            stage.rows == 1
+            and key.kernel == (1, 1)
+            and not any(key.pads)
+            and (key.strides == (1, 1))
         ):
             self.stage_flat(first, dtype, flip, lanes)
             return
@@ -204,9 +207,7 @@ class _Emitter:
                 some = min(valid - n * plan.lanes, plan.lanes)
                 self.finish(value, place, channel + n * plan.lanes, some)
 
-    def reduce(
-        self, acc: Registers, at: Expr, weights: Expr, pixels: int, vectors: int
-    ) -> None:
+    def reduce(self, acc: Registers, at: Expr, weights: Expr, pixels: int, vectors: int) -> None:
         """One contiguous run of the reduction."""
         b, plan, window = self.b, self.plan, self.plan.window
         steps = window.run_packed // plan.pack
@@ -264,5 +265,3 @@ class _Emitter:
             b.store_some(b["y"], place, lookup(b, b["lut"], wide), count)
         else:
             b.store_some(b["y"], place, b.bind(self.requantize(steps)), count)
-
-

@@ -167,9 +167,7 @@ def _flat_staged(key: OpKey, isa: Isa, window: Window, out_c: int) -> Plan:
     for chunk in divisors:
         if chunk > budget and chunk != divisors[0] and chunk > 24:
             continue
-        stage = Stage(
-            dtype, 1, chunk, channels, 0, 0, round_up(chunk * channels + pack, 64)
-        )
+        stage = Stage(dtype, 1, chunk, channels, 0, 0, round_up(chunk * channels + pack, 64))
         part = Window(
             out_rows=pixels // chunk, out_cols=chunk, row_stride=0, col_stride=channels,
             taps_h=1, tap_h_stride=0, taps_w=1, tap_w_stride=0,

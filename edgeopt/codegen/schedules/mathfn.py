@@ -107,9 +107,7 @@ def _expm1(b: Builder, x: Expr) -> Expr:
     # Near zero the subtraction would cancel: there the series itself is used.
     lanes = dtype_of(x)[1]
     series = x * _polynomial(x, (1 / 5040, 1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5, 1.0))
-    return tirx.Select(
-        x > const(-0.5, lanes=lanes), series, exp(b, x) - const(1.0, lanes=lanes)
-    )
+    return tirx.Select(x > const(-0.5, lanes=lanes), series, exp(b, x) - const(1.0, lanes=lanes))
 
 
 def _tanh(b: Builder, x: Expr) -> Expr:

@@ -20,7 +20,6 @@ def copy_run(
 
     ``flip`` adds 128 to int8 values, as a processor that multiplies unsigned by signed needs.
     """
-
     dtype = NAMES.get(dtype, dtype)
 
     def convert(value: Expr, width: int) -> Expr:
