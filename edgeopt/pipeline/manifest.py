@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from edgeopt.core.errors import InputError
+from edgeopt.core.estimates import Source
 from edgeopt.core.files import digest, read_bytes
 
 SCHEMA = 1
@@ -30,7 +31,7 @@ class Figure(Record, frozen=True):
 
     name: str  # "latency_ns", "arena_bytes", "flash_bytes", "accuracy"...
     value: float
-    source: Literal["measured", "simulated", "estimated", "datasheet", "computed"]
+    source: Source
     how: str
     low: float | None = None
     high: float | None = None

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from edgeopt.core.errors import InputError
+from edgeopt.core.estimates import Source
 from edgeopt.core.files import digest
 from edgeopt.pipeline.manifest import SCHEMA, Figure, Manifest, decode_manifest, load_bundle
 
@@ -26,7 +27,7 @@ def make(files: dict[str, str]) -> Manifest:
         seed=0,
         budget={},
         search={},
-        figures=(Figure("latency_ns", 5.0, "estimated", "x", 4.0, 6.0),),
+        figures=(Figure("latency_ns", 5.0, Source.ESTIMATED, "x", 4.0, 6.0),),
         inputs=(),
         outputs=(),
         kernels=(),

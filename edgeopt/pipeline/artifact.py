@@ -1,0 +1,136 @@
+"""From a network to its kernels for one processor: functions, memory plan, constants, object."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edgeopt.codegen import runner, schedules
+from edgeopt.codegen.abi import KernelFunction, symbol_of
+from edgeopt.codegen.lower import lower
+from edgeopt.codegen.plan import check_plan, plan
+from edgeopt.core.files import digest
+from edgeopt.core.kernels import Kernel, KernelGraph, MemoryPlan
+from edgeopt.core.network import Array, Network
+from edgeopt.core.target import TargetSpec
+from edgeopt.pipeline.cache import StageCache
+
+KERNEL_FILE = "kernels.o"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A network lowered for a processor; everything but the machine code.
+
+    Attributes:
+        target: the processor.
+        graph: its kernels.
+        functions: one a kernel, in order.
+        constants: packed constants of each kernel, in order.
+        plan: the arena.
+    """
+
+    target: TargetSpec
+    graph: KernelGraph
+    functions: tuple[KernelFunction, ...]
+    constants: tuple[Mapping[str, Array], ...]
+    plan: MemoryPlan
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of distinct packed constants: what they take in flash."""
+        seen: dict[str, int] = {}
+        for constants in self.constants:
+            for array in constants.values():
+                data = array.tobytes()
+                seen[digest(data)] = len(data)
+        return sum(seen.values())
+
+    @property
+    def fallbacks(self) -> tuple[Kernel, ...]:
+        """Kernels without a template."""
+        pairs = zip(self.graph.kernels, self.functions, strict=True)
+        return tuple(kernel for kernel, function in pairs if function.template == "fallback")
+
+
+def make_artifact(network: Network, target: TargetSpec) -> Artifact:
+    """Lower a network, choose a function for each kernel, pack constants, plan the memory.
+
+    Raises:
+        InputError: an operator that nothing can compile, by name.
+    """
+    graph = lower(network)
+    functions = []
+    constants = []
+    for kernel in graph.kernels:
+        template = schedules.select(kernel.key, target)
+        if template is None:
+            from edgeopt.codegen import fallback
+
+            functions.append(fallback.function(kernel, target))
+            constants.append(fallback.pack(kernel, target))
+        else:
+            functions.append(template.function(kernel.key, target))
+            constants.append(template.pack(kernel.key, target, kernel.constants))
+    scratch = {
+        kernel.name: function.scratch_bytes
+        for kernel, function in zip(graph.kernels, functions, strict=True)
+    }
+    memory = plan(graph, scratch, alignment=runner.BUFFER_ALIGNMENT_BYTES)
+    check_plan(graph, memory, scratch)
+    return Artifact(target, graph, tuple(functions), tuple(constants), memory)
+
+
+def build_kernels(artifact: Artifact, name: str, cache: StageCache) -> tuple[bytes, bool]:
+    """The relocatable object of an artifact's kernels, and whether the cache had it.
+
+    Args:
+        artifact: what to build.
+        name: of the network; its symbols carry it as a prefix.
+        cache: of built objects.
+    """
+    prefix = runner.kernel_prefix(name)
+    keys = [kernel.key for kernel in artifact.graph.kernels]
+    fallbacks = {
+        kernel.key: digest(kernel.payload) for kernel in artifact.fallbacks
+    }  # the key names the payload's digest as its variant; the code depends on the payload itself
+
+    def make() -> dict[str, bytes]:
+        from edgeopt.codegen import build
+
+        primfuncs = {}
+        for kernel in artifact.graph.kernels:
+            symbol = prefix + symbol_of(kernel.key)
+            if symbol in primfuncs:
+                continue
+            template = schedules.select(kernel.key, artifact.target)
+            if template is None:
+                from edgeopt.codegen import fallback
+
+                primfuncs[symbol] = fallback.primfunc(kernel, artifact.target)
+            else:
+                primfuncs[symbol] = template.primfunc(kernel.key, artifact.target)
+        return {KERNEL_FILE: build.compile_object(primfuncs, artifact.target)}
+
+    inputs = {
+        "prefix": prefix,
+        "target": artifact.target.digest_text,
+        "keys": "\n".join(str(key) for key in keys),
+        "fallbacks": "\n".join(f"{key} {value}" for key, value in fallbacks.items()),
+        "versions": versions_text(),
+    }
+    files, cached = cache.get_or_make("kernels", inputs, make)
+    return files[KERNEL_FILE], cached
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide what comes out."""
+    from importlib.metadata import version
+
+    names = ("torch", "onnx", "onnxruntime", "apache-tvm", "apache-tvm-ffi", "numpy")
+    return {name: version(name) for name in names}
+
+
+def versions_text() -> str:
+    """The same as one line, for cache keys."""
+    return ", ".join(f"{name} {version}" for name, version in versions().items())

@@ -1,0 +1,248 @@
+"""`compile_network`: one function of named stages, from a budget to a verified bundle.
+
+Stages pass frozen values. Slow ones keep their result in the stage cache under a digest of
+everything that went into it; a repeated compile redoes only what changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from edgeopt import __version__, devices
+from edgeopt.core.device import DeviceProfile
+from edgeopt.core.errors import InputError, suggest
+from edgeopt.core.estimates import Budget
+from edgeopt.core.files import write_atomic
+from edgeopt.pipeline import bundle, figures, source
+from edgeopt.pipeline.artifact import Artifact, build_kernels, make_artifact, versions
+from edgeopt.pipeline.cache import Files, StageCache, default_cache_dir
+from edgeopt.pipeline.manifest import SCHEMA, Manifest
+from edgeopt.pipeline.proof import prove
+
+STAGES = ("device", "search", "network", "quantize", "lower", "kernels", "render", "verify",
+          "bundle")  # fmt: skip
+PRECISIONS = {"fp32": "f32", "int8": "i8"}
+
+
+class Progress(Protocol):
+    """Takes ``start``, ``detail`` and ``end`` of stages."""
+
+    def __call__(self, event: str, fields: Mapping[str, object]) -> None:
+        """Take one event."""
+        ...
+
+
+def no_progress(event: str, fields: Mapping[str, object]) -> None:
+    """Takes events and does nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompileRequest:
+    """Everything a compile depends on.
+
+    Attributes:
+        device: name or path of a device profile.
+        out: the bundle's folder.
+        model: an ONNX file; None searches the zoo entry ``supernet``.
+        budget: constraints on the predicted figures.
+        precision: ``auto``, ``fp32`` or ``int8``.
+        data: calibration images instead of the zoo's own.
+        input_shapes: ``name=1x3x224x224`` for dynamic inputs.
+        name: prefix of the generated C.
+        force: replace an existing bundle.
+        strict: refuse kernels that the latency table does not hold.
+        dump_dir: where every stage's output is written, numbered.
+        command: what the manifest calls the command.
+    """
+
+    device: str
+    out: Path
+    model: Path | None = None
+    supernet: str = "cifar_mbv3"
+    budget: Budget = field(default_factory=Budget)
+    precision: str = "auto"
+    data: Path | None = None
+    input_shapes: tuple[str, ...] = ()
+    name: str = "net"
+    seed: int = 0
+    force: bool = False
+    strict: bool = False
+    dump_dir: Path | None = None
+    cache: bool = True
+    profile_dirs: tuple[Path, ...] = ()
+    command: str = "edgeopt compile"
+
+
+class _Run:
+    """The stages of one compile: progress, cache and dumps in one place."""
+
+    def __init__(self, request: CompileRequest, progress: Progress) -> None:
+        self.progress = progress
+        self.cache = StageCache(default_cache_dir() if request.cache else None)
+        self._dump = request.dump_dir
+        self._number = 0
+        if self._dump is not None:
+            self._dump.mkdir(parents=True, exist_ok=True)
+
+    def start(self, stage: str) -> None:
+        self.progress("start", {"stage": stage})
+
+    def detail(self, stage: str, text: str) -> None:
+        self.progress("detail", {"stage": stage, "text": text})
+
+    def end(self, stage: str, text: str, *, cached: bool = False) -> None:
+        self._number += 1
+        self.progress("end", {"stage": stage, "text": text, "cached": cached})
+
+    def dump(self, files: Files) -> None:
+        """Write a finished stage's output under its number."""
+        if self._dump is not None:
+            for name, data in files.items():
+                write_atomic(self._dump / f"{self._number:02d}-{name.replace('/', '-')}", data)
+
+    def cached(
+        self, stage: str, inputs: Mapping[str, str], make: Callable[[], Files]
+    ) -> tuple[Files, bool]:
+        return self.cache.get_or_make(stage, inputs, make)
+
+
+def compile_network(request: CompileRequest, progress: Progress = no_progress) -> Manifest:
+    """Compile a zoo subnet or an ONNX network for a device and write the bundle.
+
+    Returns:
+        The bundle's manifest.
+
+    Raises:
+        InputError: a bad option, model, profile or output folder.
+        InfeasibleError: no candidate meets the budget.
+        ToolError: a compiler is missing, or a check of the artifact failed.
+    """
+    bundle.check_output(request.out, force=request.force)
+    run = _Run(request, progress)
+
+    run.start("device")
+    profile = devices.load(request.device, request.profile_dirs)
+    precisions = _precisions(request.precision, profile)
+    run.end("device", f"{profile.title}, {', '.join(_names(precisions))}")
+
+    run.start("search")
+    chosen = source.choose(request, profile, precisions, run.cached, run.detail)
+    run.end("search", chosen.summary, cached=chosen.cached)
+    run.dump({"search.json": chosen.document})
+
+    run.start("network")
+    network, cached = source.make_onnx(request, chosen, run.cached)
+    run.end("network", f"{len(network['model.onnx']):,} bytes of ONNX", cached=cached)
+    run.dump({"model.onnx": network["model.onnx"]})
+
+    run.start("quantize")
+    final, cached = source.quantize(request, chosen, network, run.cached)
+    run.end("quantize", final.summary, cached=cached)
+    run.dump({final.file_name: final.model})
+
+    run.start("lower")
+    artifact = make_artifact(final.imported.network, profile.target)
+    run.end("lower", _summary(artifact))
+    run.dump({"kernels.txt": "\n".join(map(str, artifact.graph.keys)).encode() + b"\n"})
+
+    run.start("kernels")
+    kernels, cached = build_kernels(artifact, request.name, run.cache)
+    run.end("kernels", f"{len(kernels):,} bytes of object code", cached=cached)
+    run.dump({"kernels.o": kernels})
+
+    run.start("render")
+    vectors = source.test_vectors(final, network, run.cached)
+    facts = bundle.describe(chosen, final)
+    origin = {chosen.source: chosen.source_sha256}
+    code = bundle.render_code(request.name, request.command, origin, artifact, kernels, vectors)
+    files = bundle.code_files(code, profile, final, network["model.onnx"], facts)
+    run.end("render", f"{len(files)} files")
+
+    run.start("verify")
+    proof, cached = prove(
+        request.name, profile, network, final, artifact, files, vectors, run.cached, run.cache
+    )
+    run.end("verify", proof.summary, cached=cached)
+
+    run.start("bundle")
+    model = figures.model_for(profile, strict=request.strict)
+    manifest = Manifest(
+        schema=SCHEMA,
+        edgeopt=__version__,
+        command=request.command,
+        versions=versions(),
+        device=profile.name,
+        device_sha256=profile.fingerprint,
+        source=chosen.source,
+        source_sha256=chosen.source_sha256,
+        name=request.name,
+        precision=final.precision,
+        subnet=None if chosen.subnet is None else str(chosen.subnet),
+        seed=request.seed,
+        budget=_budget(request.budget),
+        search=chosen.statistics,
+        figures=figures.collect(model, chosen, artifact, kernels, proof),
+        inputs=bundle.interface(artifact, inputs=True),
+        outputs=bundle.interface(artifact, inputs=False),
+        kernels=figures.kernel_table(model, artifact),
+        buffers=bundle.buffers(artifact),
+        checks=proof.checks,
+        notes=(*chosen.notes, *final.notes, *_notes(artifact)),
+        files={},
+    )
+    manifest = bundle.write(manifest, files, chosen.points, request.out, force=request.force)
+    run.end("bundle", str(request.out))
+    proof.require()
+    return manifest
+
+
+def _precisions(text: str, profile: DeviceProfile) -> tuple[str, ...]:
+    if text == "auto":
+        return profile.precisions
+    if text not in PRECISIONS:
+        known = ["auto", *PRECISIONS]
+        raise InputError(
+            f"unknown precision {text!r}", where="--precision",
+            hint=suggest(text, known, noun="precision"),
+        )  # fmt: skip
+    if PRECISIONS[text] not in profile.precisions:
+        raise InputError(
+            f"device {profile.name} has no {text} kernels", where="--precision",
+            hint=f"it has: {', '.join(_names(profile.precisions))}",
+        )  # fmt: skip
+    return (PRECISIONS[text],)
+
+
+def _names(precisions: tuple[str, ...]) -> list[str]:
+    back = {value: name for name, value in PRECISIONS.items()}
+    return [back.get(p, p) for p in precisions]
+
+
+def _budget(budget: Budget) -> dict[str, float]:
+    values = {
+        "latency_ns": budget.latency_ns,
+        "ram_bytes": budget.ram_bytes,
+        "flash_bytes": budget.flash_bytes,
+        "min_accuracy": budget.min_accuracy,
+    }
+    return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def _summary(artifact: Artifact) -> str:
+    text = (
+        f"{len(artifact.graph.kernels)} kernels, {len(set(artifact.graph.keys))} different, "
+        f"arena {artifact.plan.arena_bytes:,} bytes"
+    )
+    if artifact.fallbacks:
+        text += f", {len(artifact.fallbacks)} without a template"
+    return text
+
+
+def _notes(artifact: Artifact) -> tuple[str, ...]:
+    return tuple(
+        f"{kernel.name} has no template: compiled by TVM's own legalization, slower"
+        for kernel in artifact.fallbacks
+    )

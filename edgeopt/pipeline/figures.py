@@ -1,0 +1,114 @@
+"""The figures of a bundle: each with its interval, its source and how it is known."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgeopt import latency
+from edgeopt.codegen.objects import object_size
+from edgeopt.core.device import DeviceProfile
+from edgeopt.core.estimates import LatencyModel, Source
+from edgeopt.core.files import digest
+from edgeopt.pipeline.artifact import Artifact
+from edgeopt.pipeline.manifest import Figure, KernelInfo
+
+if TYPE_CHECKING:
+    from edgeopt.pipeline.proof import Proof
+    from edgeopt.pipeline.source import Chosen
+
+
+def accuracy(chosen: Chosen) -> Figure | None:
+    """The predicted accuracy of a searched subnet; a given network's is not known."""
+    if chosen.accuracy is None:
+        return None
+    known = chosen.accuracy
+    low, high = max(0.0, known.low), min(1.0, known.high)
+    return Figure("accuracy", known.value, known.source, known.how, low, high)
+
+
+def network_latency(model: LatencyModel, artifact: Artifact) -> Figure:
+    """What the latency model says of the whole network."""
+    found = model.predict(artifact.graph.keys)
+    # A sum of measured kernels is still a prediction of the network.
+    return Figure(
+        "latency_ns", found.value, Source.ESTIMATED, found.how, found.low, found.high
+    )
+
+
+def static(artifact: Artifact, kernels: bytes | None) -> tuple[Figure, ...]:
+    """Memory and work: exact by construction.
+
+    Args:
+        artifact: the lowered network.
+        kernels: the built object; None leaves code size and flash out.
+    """
+    memory, weights = artifact.plan, artifact.weight_bytes
+    exact = Source.COMPUTED
+    found = [
+        Figure("arena_bytes", memory.arena_bytes, exact, "the memory plan, proven free of overlap"),
+        Figure("arena_lower_bound_bytes", memory.lower_bound_bytes, exact,
+               "the largest set of buffers live at once"),
+        Figure("weight_bytes", weights, exact, "packed constants, as the kernels read them"),
+    ]  # fmt: skip
+    if kernels is not None:
+        code = object_size(kernels).code_bytes
+        found += [
+            Figure("code_bytes", code, exact, "loaded sections of the kernels' object"),
+            Figure("flash_bytes", weights + code, exact, "weights and kernels"),
+        ]
+    found.append(
+        Figure("macs", sum(k.macs for k in artifact.graph.keys), exact, "convolutions and linear")
+    )
+    return tuple(found)
+
+
+def collect(
+    model: LatencyModel,
+    chosen: Chosen,
+    artifact: Artifact,
+    kernels: bytes,
+    proof: Proof,
+) -> tuple[Figure, ...]:
+    """Every figure of a compile; a measured latency wins over a predicted one."""
+    known = accuracy(chosen)
+    figures = [] if known is None else [known]
+    if proof.latency is not None:
+        figures.append(proof.latency)
+    else:
+        figures.append(network_latency(model, artifact))
+    return (*figures, *static(artifact, kernels))
+
+
+def kernel_table(model: LatencyModel, artifact: Artifact) -> tuple[KernelInfo, ...]:
+    """Every kernel with its latency, in execution order."""
+    estimates = model.predict_each(artifact.graph.keys)
+    seen: set[str] = set()
+    rows = []
+    for kernel, function, constants, estimate in zip(
+        artifact.graph.kernels, artifact.functions, artifact.constants, estimates, strict=True
+    ):
+        weight_bytes = 0
+        for array in constants.values():
+            code = digest(array.tobytes())
+            if code not in seen:
+                weight_bytes += array.nbytes
+                seen.add(code)
+        rows.append(
+            KernelInfo(
+                name=kernel.name,
+                key=str(kernel.key),
+                template=function.template,
+                ops=kernel.sources,
+                output=kernel.output,
+                latency_ns=estimate.value,
+                latency_source=estimate.source.value,
+                weight_bytes=weight_bytes,
+                scratch_bytes=function.scratch_bytes,
+            )
+        )
+    return tuple(rows)
+
+
+def model_for(profile: DeviceProfile, *, strict: bool) -> LatencyModel:
+    """The device's latency model."""
+    return latency.load_model(profile, strict=strict)

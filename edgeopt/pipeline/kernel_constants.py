@@ -1,0 +1,89 @@
+"""Made-up constants for kernels that are only timed: right types and shapes, harmless values."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from edgeopt.core.kernels import OpKey
+from edgeopt.core.network import Array
+
+#: Kernels whose weights have the shape of a convolution.
+_CONVOLUTIONS = ("pointwise", "depthwise", "conv2d")
+
+
+def constants_of(key: OpKey, seed: int = 0) -> dict[str, Array]:
+    """Constants as lowering would hand them over (see `edgeopt.codegen.schedules`).
+
+    Float values keep the size of activations about the same from layer to layer, so that a chain
+    of such kernels meets neither infinities nor subnormal numbers, which would change its timing.
+    """
+    random = np.random.default_rng([seed, int(key.digest, 16)])
+    integer = key.precision == "i8"
+    if key.op in (*_CONVOLUTIONS, "linear"):
+        return _accumulating(key, random, integer)
+    found: dict[str, Array] = {}
+    if key.op in ("add", "mul", "scale"):
+        if key.inputs == 1:
+            shape = key.in_shape if key.variant == "full" else key.in_shape[-1:]
+            found["c"] = (
+                random.integers(-128, 128, shape).astype(np.int8)
+                if integer
+                else random.uniform(0.5, 1.5, shape).astype(np.float32)
+            )
+        if integer:
+            found["qparams"] = np.array([3, -5, 1, -128, 127], np.int32)
+            if key.op == "add":
+                found["factors"] = np.array([0.7, 0.6], np.float32)
+            else:
+                found["multiplier"] = np.array([0.01], np.float32)
+    elif key.op in ("global_avgpool", "avgpool") and integer:
+        count = math.prod(key.in_shape[:2] if key.op == "global_avgpool" else key.kernel)
+        found["multiplier"] = np.array([1.0 / count], np.float32)
+        found["qparams"] = np.array([3, -5, -128, 127], np.int32)
+    elif key.op == "activation" and integer:
+        found["lut"] = random.integers(-128, 128, 256).astype(np.int8)
+    elif key.op == "concat" and integer and not key.variant.endswith(".same"):
+        found["factors"] = np.full(key.inputs, 0.8, np.float32)
+        found["qparams"] = np.zeros(key.inputs + 1, np.int32)
+    elif key.op in ("quantize", "dequantize"):
+        found["scale"] = np.array([0.05], np.float32)
+        found["qparams"] = np.array([3], np.int32)
+    return found
+
+
+def _accumulating(key: OpKey, random: np.random.Generator, integer: bool) -> dict[str, Array]:
+    outputs = key.out_shape[-1]
+    shape: tuple[int, ...] = (outputs, key.in_shape[-1] // key.groups)
+    if key.op != "linear":
+        shape = (outputs, *key.kernel, key.in_shape[-1] // key.groups)
+    fan = math.prod(shape[1:])
+    if not integer:
+        return {
+            "w": (random.standard_normal(shape) * math.sqrt(1.5 / fan)).astype(np.float32),
+            "b": (random.standard_normal(outputs) * 0.1).astype(np.float32),
+        }
+    found: dict[str, Array] = {
+        "w": random.integers(-127, 128, shape).astype(np.int8),
+        "b": random.integers(-1000, 1000, outputs).astype(np.int32),
+        "multiplier": np.full(outputs, 1 / (74 * math.sqrt(fan)), np.float32),
+        "qparams": np.array([3, -5, -128, 127], np.int32),
+    }
+    if key.activation == "lut":
+        found["lut"] = random.integers(-128, 128, 256).astype(np.int8)
+    return found
+
+
+def input_bytes_of(key: OpKey) -> list[int]:
+    """Sizes of the activation inputs, the residual last."""
+    width = {"f32": 4, "i8": 1, "u8": 1, "i32": 4, "i64": 8}
+    whole = math.prod(key.in_shape) * width[key.dtype]
+    sizes = [whole] * key.inputs
+    if key.op == "scale":
+        sizes = [whole, key.in_shape[-1] * width[key.dtype]]
+    elif key.op == "concat":
+        sizes = [math.prod(key.out_shape) * width[key.dtype]] * key.inputs
+    if key.residual:
+        sizes.append(math.prod(key.out_shape) * width[key.out_dtype])
+    return sizes

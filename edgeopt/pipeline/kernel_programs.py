@@ -1,0 +1,277 @@
+"""Programs made of single kernels, for measuring: benches of kernels, and whole networks.
+
+Kernels are compiled once, in batches whose objects are kept in the stage cache; the bench of a
+batch and every network that uses its kernels link the same object.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import selectors
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgeopt.core.device import DeviceProfile
+from edgeopt.core.errors import BoardError, InputError
+from edgeopt.core.files import digest
+from edgeopt.core.kernels import KernelGraph, OpKey
+from edgeopt.core.network import Array
+from edgeopt.pipeline.cache import StageCache
+from edgeopt.pipeline.kernel_constants import constants_of, input_bytes_of
+
+MAX_LINE_BYTES = 1 << 16
+IDLE_S = 120.0
+_NAME = "net"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalProgram:
+    """A program on this machine; what it prints is read line by line, within bounds."""
+
+    command: tuple[str, ...]
+
+    def run(self, args: Sequence[str]) -> Iterator[str]:
+        """Run it and yield the lines of its standard output as they come.
+
+        Raises:
+            BoardError: it cannot be started, fails, falls silent, or prints endlessly.
+        """
+        try:
+            process = subprocess.Popen(
+                [*self.command, *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE, env={"PATH": os.defpath, "LC_ALL": "C"},
+            )  # fmt: skip
+        except OSError as error:
+            raise BoardError(
+                f"cannot start: {error.strerror}", where=self.command[0],
+                hint="is the folder of temporary files mounted noexec?",
+            ) from error  # fmt: skip
+        assert process.stdout is not None and process.stderr is not None
+        try:
+            yield from self._lines(process)
+            status = process.wait(timeout=IDLE_S)
+            if status != 0:
+                message = process.stderr.read(2000).decode("utf-8", "replace").strip()
+                shown = "".join(c if c.isprintable() else "?" for c in message)
+                raise BoardError(
+                    f"the program ended with status {status}: {shown}", where="bench program",
+                    hint="a kernel may be miscompiled; report the command with --dump-dir",
+                )  # fmt: skip
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+            process.stderr.close()
+
+    def _lines(self, process: subprocess.Popen[bytes]) -> Iterator[str]:
+        assert process.stdout is not None
+        waiting = b""
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while True:
+                if not selector.select(timeout=IDLE_S):
+                    raise BoardError(
+                        f"the program printed nothing for {IDLE_S:g} s", where="bench program",
+                        hint="is the device overloaded?",
+                    )  # fmt: skip
+                data = os.read(process.stdout.fileno(), MAX_LINE_BYTES)
+                if not data:
+                    break
+                waiting += data
+                *lines, waiting = waiting.split(b"\n")
+                yield from (line.decode("utf-8", "replace") for line in lines)
+                if len(waiting) > MAX_LINE_BYTES:
+                    raise BoardError(
+                        "the program prints a line without end", where="bench program",
+                        hint="a kernel may be miscompiled",
+                    )  # fmt: skip
+        if waiting:
+            yield waiting.decode("utf-8", "replace")
+
+
+@dataclass(slots=True)
+class KernelPrograms:
+    """Builds programs for one device.
+
+    Args:
+        profile: the device.
+        engine: what goes before a program to run it (nothing, or an emulator).
+        work: a folder for programs.
+        cache: keeps compiled objects.
+    """
+
+    profile: DeviceProfile
+    engine: tuple[str, ...]
+    work: Path
+    cache: StageCache
+    _objects: dict[OpKey, bytes] = field(default_factory=dict, repr=False)
+    _packed: dict[OpKey, Mapping[str, Array]] = field(default_factory=dict, repr=False)
+    _compiler: object | None = None
+
+    def bench(self, keys: Sequence[OpKey]) -> tuple[LocalProgram | None, dict[OpKey, str]]:
+        """A bench program of some kernels; the keys that cannot be built, with the reason."""
+        from edgeopt.codegen import schedules
+        from edgeopt.codegen.bench import build_kernel_bench
+
+        failed = {}
+        functions = {}
+        for key in keys:
+            template = schedules.select(key, self.profile.target)
+            if template is None:
+                failed[key] = "no kernel template: its code depends on more than its key"
+            else:
+                functions[key] = template.function(key, self.profile.target)
+        if not functions:
+            return None, failed
+        code = self._compile(tuple(functions))
+        mark = digest("\n".join(str(key) for key in functions).encode())[:12]
+        program = build_kernel_bench(
+            list(functions.values()),
+            [self.packed(key) for key in functions],
+            code,
+            self._find_compiler(),
+            self.work / f"bench-{mark}",
+            input_bytes={key.digest: input_bytes_of(key) for key in functions},
+        )
+        return LocalProgram((*self.engine, str(program))), failed
+
+    def packed(self, key: OpKey) -> Mapping[str, Array]:
+        """Made-up constants of a kernel, packed as its code reads them."""
+        if key not in self._packed:
+            from edgeopt.codegen import schedules
+
+            template = schedules.select(key, self.profile.target)
+            assert template is not None
+            self._packed[key] = template.pack(key, self.profile.target, constants_of(key))
+        return self._packed[key]
+
+    def _find_compiler(self) -> object:
+        if self._compiler is None:
+            from edgeopt.codegen import toolchain
+
+            self._compiler = toolchain.find(self.profile)
+        return self._compiler
+
+    def _compile(self, keys: tuple[OpKey, ...]) -> bytes:
+        from edgeopt.pipeline.artifact import versions_text
+
+        def make() -> dict[str, bytes]:
+            from edgeopt.codegen.build import compile_kernels
+
+            return {"kernels.o": compile_kernels(keys, self.profile.target)}
+
+        inputs = {
+            "target": self.profile.target.digest_text,
+            "keys": "\n".join(map(str, keys)),
+            "versions": versions_text(),
+        }
+        files, _ = self.cache.get_or_make("bench-kernels", inputs, make)
+        for key in keys:
+            self._objects[key] = files["kernels.o"]
+        return files["kernels.o"]
+
+    def network(self, graph: KernelGraph) -> LocalProgram:
+        """A program that times a whole network, with made-up constants.
+
+        Raises:
+            InputError: a kernel has no template.
+            ToolError: the compiler fails.
+        """
+        from edgeopt.codegen import emit, programs, runner, schedules
+        from edgeopt.codegen.plan import plan
+
+        functions = []
+        for kernel in graph.kernels:
+            template = schedules.select(kernel.key, self.profile.target)
+            if template is None:
+                raise InputError(
+                    "no kernel template implements this", where=str(kernel.key),
+                    hint="choose networks made of template kernels for calibration",
+                )  # fmt: skip
+            functions.append(template.function(kernel.key, self.profile.target))
+        missing = tuple(dict.fromkeys(k for k in graph.keys if k not in self._objects))
+        if missing:
+            self._compile(missing)
+        objects = dict.fromkeys(self._objects[key] for key in graph.keys)
+        scratch = {
+            kernel.name: function.scratch_bytes
+            for kernel, function in zip(graph.kernels, functions, strict=True)
+        }
+        code = emit.render(
+            graph,
+            plan(graph, scratch, alignment=runner.BUFFER_ALIGNMENT_BYTES),
+            functions,
+            [self.packed(key) for key in graph.keys],
+            {f"kernels{index}.o": data for index, data in enumerate(objects)},
+            name=_NAME,
+            origin=emit.Origin("edgeopt profile"),
+            symbol_prefix="",
+        )
+        mark = digest("\n".join(str(key) for key in graph.keys).encode())[:12]
+        with tempfile.TemporaryDirectory(prefix="edgeopt-") as folder:
+            built = programs.build(
+                code.files, code.model.id, self._find_compiler(), Path(folder),  # type: ignore[arg-type]
+                wanted=("bench",),
+            )  # fmt: skip
+            path = self.work / f"network-{mark}"
+            path.write_bytes(built.paths["bench"].read_bytes())
+            path.chmod(0o755)
+        return LocalProgram((*self.engine, str(path)))
+
+
+def time_networks(
+    programs: Mapping[str, LocalProgram],
+    *,
+    rounds: int = 5,
+    min_ms: int = 60,
+    cpu: int | None = None,
+    tick: Callable[[int, int], None] | None = None,
+) -> dict[str, float]:
+    """Median nanoseconds of whole networks, visited in turn so that drift hits all alike.
+
+    Raises:
+        BoardError: a program fails or prints something else.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in programs}
+    options = ["--runs", "20", "--min-ms", str(min_ms), "--samples"]
+    if cpu is not None:
+        options += ["--cpu", str(cpu)]
+    for number in range(rounds):
+        for name, program in programs.items():
+            samples[name].append(_median(read_bench("".join(program.run(options)))))
+        if tick is not None:
+            tick(number + 1, rounds)
+    return {name: _median(values) for name, values in samples.items()}
+
+
+def read_bench(text: str) -> list[float]:
+    """The samples in nanoseconds that a network's bench program printed.
+
+    Raises:
+        BoardError: it printed something else.
+    """
+    try:
+        found = [float(value) for value in json.loads(text)["samples_ns"]]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        shown = "".join(c if c.isprintable() else "?" for c in text[:80])
+        raise BoardError(
+            f"printed something other than a bench result: {shown!r}", where="bench program",
+            hint="does something else write to the same standard output?",
+        ) from error  # fmt: skip
+    if not found or not all(math.isfinite(value) and value > 0 for value in found):
+        raise BoardError("printed no usable times", where="bench program", hint="run it again")
+    return found
+
+
+def _median(values: Sequence[float]) -> float:
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+

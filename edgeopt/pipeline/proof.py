@@ -1,0 +1,315 @@
+"""The proof of a compile: PyTorch, onnxruntime and the artifact compute the same.
+
+The reference is the network run in torch: in float32, or in integers bit for bit as `core.affine`
+defines them. Against it run onnxruntime on the exported model, the artifact built for this
+machine, and the artifact built for the device.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from edgeopt import devices
+from edgeopt.codegen import programs, toolchain, verify
+from edgeopt.codegen.testvectors import TestVectors
+from edgeopt.codegen.verify import Comparison, Engine, Missing
+from edgeopt.core.device import DeviceProfile
+from edgeopt.core.errors import ToolError
+from edgeopt.core.estimates import Source
+from edgeopt.core.files import digest
+from edgeopt.core.network import Network
+from edgeopt.pipeline import bundle
+from edgeopt.pipeline.artifact import Artifact, build_kernels, make_artifact, versions_text
+from edgeopt.pipeline.cache import Files, StageCache
+from edgeopt.pipeline.manifest import Check, Figure
+
+if TYPE_CHECKING:
+    from edgeopt.pipeline.source import Cached, Final
+
+#: fp32 engines may differ by this, relative to the largest magnitude of an output vector.
+FP32_TOLERANCE = 1e-4
+#: Share of int8 output elements on which onnxruntime must agree, and by how much others may differ.
+ORT_EQUAL_SHARE, ORT_STEPS = 0.99, 1
+BENCH_RUNS = 300
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What was checked, and the latency where the device is this machine."""
+
+    checks: tuple[Check, ...]
+    latency: Figure | None = None
+
+    @property
+    def summary(self) -> str:
+        """For the stage's line."""
+        counts = {kind: sum(c.result == kind for c in self.checks)
+                  for kind in ("passed", "failed", "skipped")}  # fmt: skip
+        return ", ".join(f"{n} {kind}" for kind, n in counts.items() if n or kind == "passed")
+
+    def require(self) -> None:
+        """Fail where a check failed.
+
+        Raises:
+            ToolError: naming the first.
+        """
+        failed = [check for check in self.checks if check.result == "failed"]
+        if failed:
+            raise ToolError(
+                f"{len(failed)} of {len(self.checks)} checks failed, the first: "
+                f"{failed[0].what} ({failed[0].where}): {failed[0].detail}",
+                where="verify",
+                hint="the bundle was written so that it can be looked at; do not deploy it",
+            )
+
+
+class _Stored(msgspec.Struct, frozen=True):
+    checks: tuple[Check, ...]
+    latency: Figure | None
+
+
+def reference_vectors(final: Final, inputs: Mapping[str, npt.NDArray[Any]]) -> TestVectors:
+    """Test vectors of the final network: inputs as it stores them, outputs of the torch reference.
+
+    Args:
+        final: the final model.
+        inputs: model input name -> [N, ...] in the model's layout.
+    """
+    from edgeopt.quant.simulate import Simulator
+
+    network = final.imported.network
+    stored = {
+        tensor: np.concatenate(
+            [final.imported.inputs[name].from_onnx(row[None]) for row in inputs[name]]
+        )
+        for name, tensor in zip(final.imported.inputs, network.inputs, strict=True)
+    }
+    outputs = Simulator(network).run(stored)
+    return TestVectors(
+        {name: array[:, None] for name, array in stored.items()},
+        {name: _with_batch(outputs[name], network, name) for name in network.outputs},
+        0.0 if is_integer(network) else FP32_TOLERANCE,
+    )
+
+
+def is_integer(network: Network) -> bool:
+    """Whether all arithmetic is in integers, so that engines must agree bit for bit."""
+    return all(
+        op.kind in ("quantize", "dequantize", "reshape", "transpose")
+        or network.tensors[op.output].dtype in ("i8", "u8")
+        for op in network.ops
+    ) and any(tensor.dtype in ("i8", "u8") for tensor in network.tensors.values())
+
+
+def _with_batch(array: npt.NDArray[Any], network: Network, name: str) -> npt.NDArray[Any]:
+    shape = network.tensors[name].shape
+    return array.reshape(len(array) * array[0].size // int(np.prod(shape)), *shape)
+
+
+def prove(
+    name: str,
+    profile: DeviceProfile,
+    model: Mapping[str, bytes],
+    final: Final,
+    artifact: Artifact,
+    files: Mapping[str, bytes],
+    vectors: TestVectors,
+    cached: Cached,
+    cache: StageCache,
+) -> tuple[Proof, bool]:
+    """Check all engines against each other.
+
+    Args:
+        name: of the network.
+        profile: the device.
+        model: ``vectors.npz`` and ``model.onnx`` of the network stage.
+        final: the model that was compiled.
+        artifact: lowered for the device.
+        files: of the bundle.
+        vectors: reference inputs and outputs.
+        cached: the stage cache.
+        cache: of built kernels, for the artifact of this machine.
+    """
+    host = devices.load("local")
+    compilers = {profile.name: _version(profile), host.name: _version(host)}
+    engine = verify.engine_for(profile)
+    inputs = {
+        "files": digest(json.dumps({k: digest(v) for k, v in sorted(files.items())}).encode()),
+        "vectors": digest(model["vectors.npz"]),
+        "host": host.fingerprint,
+        "device": profile.fingerprint,
+        "compilers": json.dumps(compilers),
+        "engine": str(engine),
+        "versions": versions_text(),
+    }
+
+    def make() -> Files:
+        checks = _engine_checks(model, final, vectors)
+        latency = None
+        if profile.folder is not None:
+            checks += _host_checks(name, host, final, vectors, cache)
+        if isinstance(engine, Missing):
+            checks.append(_check(verify.skipped("torch = artifact", engine)))
+        else:
+            checks += _artifact_checks(files, name, profile, engine, vectors)
+            if engine.where == "host":
+                latency = measure(files, name, profile, engine)
+        return {"proof.json": msgspec.json.encode(_Stored(tuple(checks), latency))}
+
+    stored, hit = cached("verify", inputs, make)
+    found = msgspec.json.decode(stored["proof.json"], type=_Stored)
+    return Proof(found.checks, found.latency), hit
+
+
+def _version(profile: DeviceProfile) -> str:
+    try:
+        compiler = toolchain.find(profile)
+    except ToolError:
+        return "none"
+    return f"{compiler.name} {compiler.version}"
+
+
+def _engine_checks(model: Mapping[str, bytes], final: Final, vectors: TestVectors) -> list[Check]:
+    """Torch against onnxruntime: the float model as trained, then the final one."""
+    from edgeopt.pipeline.source import load_npz
+
+    arrays = load_npz(model["vectors.npz"])
+    inputs = {k.partition(":")[2]: v for k, v in arrays.items() if k.startswith("input:")}
+    trained = {k.partition(":")[2]: v for k, v in arrays.items() if k.startswith("torch:")}
+    checks = []
+    if trained:
+        outputs = run_onnx_rows(model["model.onnx"], inputs)
+        checks.append(
+            _check(
+                verify.compare(
+                    {name: trained[name][:, None] for name in trained}, outputs,
+                    what="torch = onnxruntime (fp32)", where="host", tolerance=FP32_TOLERANCE,
+                )
+            )
+        )  # fmt: skip
+    outputs = run_onnx_rows(final.model, inputs)
+    moved = {
+        tensor: np.concatenate([final.imported.outputs[o].from_onnx(row)[None]
+                                for row in outputs[o]])
+        for o, tensor in zip(final.imported.outputs, final.imported.network.outputs, strict=True)
+    }  # fmt: skip
+    if final.precision == "int8":
+        checks.append(
+            _check(
+                verify.compare(
+                    _in_steps(final.imported.network, vectors.outputs),
+                    _in_steps(final.imported.network, moved),
+                    what="torch simulation = onnxruntime (int8)", where="host",
+                    tolerance=FP32_TOLERANCE, max_steps=ORT_STEPS, min_equal=ORT_EQUAL_SHARE,
+                )
+            )
+        )  # fmt: skip
+    elif not trained:
+        checks.append(
+            _check(
+                verify.compare(
+                    dict(vectors.outputs), moved, what="torch = onnxruntime (fp32)", where="host",
+                    tolerance=FP32_TOLERANCE,
+                )
+            )
+        )  # fmt: skip
+    return checks
+
+
+def run_onnx_rows(model: bytes, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+    """Onnxruntime's outputs [N, ...] of a model with a batch of 1, row by row."""
+    from edgeopt.graph.reference import Session
+
+    session = Session(model)
+    count = len(next(iter(inputs.values())))
+    rows = [session.run({k: v[i : i + 1] for k, v in inputs.items()}) for i in range(count)]
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+def _in_steps(network: Network, outputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+    """Dequantized outputs as the integers they came from; others as they are."""
+    made_by = {op.output: op for op in network.ops}
+    steps: Arrays = {}
+    for name, array in outputs.items():
+        op = made_by.get(name)
+        quant = network.tensors[op.inputs[0]].quant if op is not None else None
+        if op is not None and op.kind == "dequantize" and quant is not None:
+            array = np.rint(array / np.float32(quant.scale)).astype(np.int32)
+        steps[name] = array
+    return steps
+
+
+def _host_checks(
+    name: str, host: DeviceProfile, final: Final, vectors: TestVectors, cache: StageCache
+) -> list[Check]:
+    """The same network built for this machine and run here."""
+    engine = verify.engine_for(host)
+    if isinstance(engine, Missing):
+        return [_check(verify.skipped("torch = artifact", engine))]
+    artifact = make_artifact(final.imported.network, host.target)
+    kernels, _ = build_kernels(artifact, name, cache)
+    code = bundle.render_code(name, "edgeopt verify", {}, artifact, kernels, vectors)
+    return _artifact_checks(code.files, name, host, engine, vectors)
+
+
+def _artifact_checks(
+    files: Mapping[str, bytes],
+    name: str,
+    profile: DeviceProfile,
+    engine: Engine,
+    vectors: TestVectors,
+) -> list[Check]:
+    where = f"{profile.arch} on {engine.where}"
+    try:
+        compiler = toolchain.find(profile)
+    except ToolError as error:
+        return [Check("torch = artifact", where, "skipped", f"{error.what}; {error.hint}")]
+    from edgeopt.codegen.names import identifier
+
+    done = verify.run_artifact(files, identifier(name), compiler, engine, vectors)
+    compared = verify.compare(
+        vectors.outputs, done.outputs, what="torch = artifact", where=where,
+        tolerance=vectors.tolerance,
+    )  # fmt: skip
+    return [_check(compared), _check(done.self_test, where=where)]
+
+
+def _check(found: Comparison, where: str = "") -> Check:
+    kept = asdict(found)
+    return Check(
+        kept["what"], where or kept["where"], kept["result"], kept["detail"], kept["vectors"],
+        kept["max_error"],
+    )  # fmt: skip
+
+
+def measure(
+    files: Mapping[str, bytes], name: str, profile: DeviceProfile, engine: Engine
+) -> Figure:
+    """The artifact's latency on this machine: median of whole runs, one thread."""
+    from edgeopt.codegen.names import identifier
+
+    with tempfile.TemporaryDirectory(prefix="edgeopt-") as folder:
+        built = programs.build(
+            files, identifier(name), toolchain.find(profile), Path(folder), wanted=("bench",)
+        )
+        text = verify.run_program(engine, built.paths["bench"], ("--runs", str(BENCH_RUNS)))
+    result = json.loads(text)
+    return Figure(
+        "latency_ns",
+        float(result["median_ns"]),
+        Source.MEASURED,
+        f"median of {result['runs']} runs on this machine, one thread; 10th to 90th percentile",
+        float(result["p10_ns"]),
+        float(result["p90_ns"]),
+    )

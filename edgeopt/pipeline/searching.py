@@ -1,0 +1,89 @@
+"""Searching a zoo entry for a device: the cost of a candidate comes from lowering it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from edgeopt.codegen import cost
+from edgeopt.core.device import DeviceProfile
+from edgeopt.core.estimates import Budget, LatencyModel
+from edgeopt.ofa.describe import describe
+from edgeopt.ofa.search import Candidate, Costs, search
+from edgeopt.pipeline.joint import Choice, JointDomain, joint_predictor
+from edgeopt.pipeline.manifest import PointInfo
+from edgeopt.pipeline.source import AccuracyInfo, SearchDocument
+
+if TYPE_CHECKING:
+    from edgeopt.zoo import ZooEntry
+
+
+def search_entry(
+    entry: ZooEntry,
+    profile: DeviceProfile,
+    latency: LatencyModel,
+    precisions: tuple[str, ...],
+    budget: Budget,
+    seed: int,
+    evaluations: int,
+    detail: Callable[[str], None],
+) -> SearchDocument:
+    """The best subnet and precision within a budget.
+
+    Raises:
+        InfeasibleError: nothing meets it; the nearest candidate is named.
+    """
+    from edgeopt.ofa.predictor import load_predictor
+
+    space, target = entry.space, profile.target
+    predictor = load_predictor(entry.predictor, space)
+
+    def costs(choice: Choice) -> Costs:
+        found = cost.evaluate(describe(space, choice.subnet), choice.precision, target)
+        return Costs(
+            latency=latency.predict(found.keys),
+            ram_bytes=found.arena_bytes,
+            flash_bytes=found.weight_bytes + found.code_bytes_estimate,
+        )
+
+    def progress(done: int, planned: int, best: float | None) -> None:
+        text = f"{done:,} of {planned:,} candidates"
+        detail(text if best is None else f"{text}, best {100 * best:.1f} %")
+
+    domain = JointDomain(space, precisions)
+    loss = {"f32": 0.0, "i8": entry.int8_loss}
+    result = search(
+        domain, joint_predictor(predictor.predict, loss), costs, budget,
+        seed=seed, evaluations=evaluations, progress=progress,
+    )  # fmt: skip
+    best = result.best
+    front = {candidate.config for candidate in result.front}
+    return SearchDocument(
+        subnet=str(best.config.subnet),
+        precision=best.config.precision,
+        accuracy=_accuracy(best, predictor.interval, predictor.how, entry),
+        space_size=domain.size,
+        points=tuple(_point(c, c.config in front) for c in result.evaluated),
+    )
+
+
+def _accuracy(
+    best: Candidate[Choice], interval: tuple[float, float], how: str, entry: ZooEntry
+) -> AccuracyInfo:
+    value = best.accuracy
+    if best.config.precision == "i8":
+        how += f", less {100 * entry.int8_loss:.2f} points for int8 (mean of measured subnets)"
+    return AccuracyInfo(value, value + interval[0], value + interval[1], how)
+
+
+def _point(candidate: Candidate[Choice], pareto: bool) -> PointInfo:
+    return PointInfo(
+        subnet=str(candidate.config.subnet),
+        precision={"f32": "fp32", "i8": "int8"}[candidate.config.precision],
+        accuracy=candidate.accuracy,
+        latency_ns=candidate.costs.latency.value,
+        ram_bytes=candidate.costs.ram_bytes,
+        flash_bytes=candidate.costs.flash_bytes,
+        feasible=candidate.feasible,
+        pareto=pareto,
+    )

@@ -1,0 +1,419 @@
+"""Where the network comes from: a zoo supernet that is searched, or an ONNX file.
+
+Either way the result is an fp32 (or already quantized) ONNX model, inputs to test it with, and
+what a float reference in torch gives for them.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from edgeopt.core.device import DeviceProfile
+from edgeopt.core.errors import InputError
+from edgeopt.core.estimates import Estimate, Source
+from edgeopt.core.files import digest, read_bytes
+from edgeopt.core.space import SearchSpace, SubnetConfig
+from edgeopt.pipeline.artifact import versions_text
+from edgeopt.pipeline.cache import Files
+from edgeopt.pipeline.manifest import PointInfo
+
+if TYPE_CHECKING:
+    from edgeopt.codegen.testvectors import TestVectors
+    from edgeopt.graph.importer import Imported
+    from edgeopt.pipeline.compile import CompileRequest
+    from edgeopt.zoo import ZooEntry
+
+Cached = Callable[[str, Mapping[str, str], Callable[[], Files]], tuple[Files, bool]]
+Detail = Callable[[str, str], None]
+Floats = npt.NDArray[np.float32]
+
+#: Vectors every bundle is checked with.
+VECTORS = 16
+#: Images BN statistics and activation ranges are calibrated on.
+CALIBRATION_IMAGES = 512
+MAX_MODEL_BYTES = 2**31
+EVALUATIONS = 2500
+
+_FULL_NAME = {"f32": "fp32", "i8": "int8"}
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What is to be compiled, and why.
+
+    Attributes:
+        source: ``zoo:<name>`` or ``onnx:<file>``.
+        precision: ``f32`` or ``i8``; for an ONNX file ``as-is`` where it stays what it is.
+        subnet: the searched subnet; None for an ONNX file.
+        accuracy: predicted; None where nothing is known.
+        document: the search result as JSON.
+        points: every candidate that was evaluated.
+        model: the ONNX file's bytes; empty for a subnet.
+    """
+
+    source: str
+    source_sha256: str
+    precision: str
+    summary: str
+    cached: bool
+    subnet: SubnetConfig | None = None
+    space: SearchSpace | None = None
+    entry: ZooEntry | None = None
+    accuracy: Estimate | None = None
+    statistics: dict[str, float] = field(default_factory=dict)
+    document: bytes = b"{}"
+    points: tuple[PointInfo, ...] = ()
+    notes: tuple[str, ...] = ()
+    model: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """The model that is compiled: fp32, or quantized."""
+
+    model: bytes
+    file_name: str
+    precision: str  # "fp32" or "int8", as a user writes it
+    imported: Imported
+    summary: str
+    notes: tuple[str, ...] = ()
+
+
+def choose(
+    request: CompileRequest,
+    profile: DeviceProfile,
+    precisions: tuple[str, ...],
+    cached: Cached,
+    detail: Detail,
+) -> Chosen:
+    """Search the zoo entry, or take the given model as it is."""
+    if request.model is not None:
+        return _from_file(request, precisions)
+    return _from_zoo(request, profile, precisions, cached, detail)
+
+
+def _from_file(request: CompileRequest, precisions: tuple[str, ...]) -> Chosen:
+    assert request.model is not None
+    if request.budget.min_accuracy is not None:
+        raise InputError(
+            "the accuracy of a given ONNX network is not known",
+            where="--accuracy",
+            hint="leave it out, or search a zoo supernet",
+        )
+    data = read_bytes(request.model, max_bytes=MAX_MODEL_BYTES, noun="ONNX model")
+    wanted = "i8" if request.precision == "int8" else "as-is"
+    if wanted == "as-is" and "f32" not in precisions:
+        wanted = "i8"
+    return Chosen(
+        source=f"onnx:{request.model.name}",
+        source_sha256=digest(data),
+        precision=wanted,
+        summary=f"{request.model.name}, nothing to search",
+        cached=False,
+        model=data,
+    )
+
+
+def _from_zoo(
+    request: CompileRequest,
+    profile: DeviceProfile,
+    precisions: tuple[str, ...],
+    cached: Cached,
+    detail: Detail,
+) -> Chosen:
+    from edgeopt import latency, zoo
+
+    entry = zoo.load(request.supernet)
+    model = latency.load_model(profile, strict=request.strict)
+    inputs = {
+        "entry": entry.digest,
+        "device": profile.fingerprint,
+        "latency": latency.model_digest(model),
+        "budget": repr(request.budget),
+        "precisions": ",".join(precisions),
+        "seed": str(request.seed),
+        "evaluations": str(EVALUATIONS),
+        "strict": str(request.strict),
+    }
+
+    def make() -> Files:
+        from edgeopt.pipeline.searching import search_entry
+
+        found = search_entry(
+            entry, profile, model, precisions, request.budget, request.seed, EVALUATIONS,
+            lambda text: detail("search", text),
+        )  # fmt: skip
+        return {"search.json": msgspec.json.format(msgspec.json.encode(found)) + b"\n"}
+
+    files, hit = cached("search", inputs, make)
+    found = msgspec.json.decode(files["search.json"], type=SearchDocument)
+    subnet = SubnetConfig.parse(found.subnet)
+    return Chosen(
+        source=f"zoo:{entry.name}",
+        source_sha256=entry.digest,
+        precision=found.precision,
+        summary=f"{len(found.points):,} candidates, best {100 * found.accuracy.value:.1f} % "
+        f"({_FULL_NAME[found.precision]})",
+        cached=hit,
+        subnet=subnet,
+        space=entry.space,
+        entry=entry,
+        accuracy=Estimate(
+            found.accuracy.value, found.accuracy.low, found.accuracy.high, Source.ESTIMATED, 0.0,
+            found.accuracy.how,
+        ),
+        statistics={"candidates": float(len(found.points)), "space": float(found.space_size)},
+        document=files["search.json"],
+        points=found.points,
+    )  # fmt: skip
+
+
+class AccuracyInfo(msgspec.Struct, frozen=True):
+    """A predicted accuracy with its 90 % interval."""
+
+    value: float
+    low: float
+    high: float
+    how: str
+
+
+class SearchDocument(msgspec.Struct, frozen=True):
+    """A search result as it is kept."""
+
+    subnet: str
+    precision: str
+    accuracy: AccuracyInfo
+    space_size: int
+    points: tuple[PointInfo, ...]
+
+
+def make_onnx(request: CompileRequest, chosen: Chosen, cached: Cached) -> tuple[Files, bool]:
+    """``model.onnx`` (fp32, or as given) and ``vectors.npz``: test inputs and torch's outputs.
+
+    ``vectors.npz`` holds ``input`` [N,...] in the model's layout and, for a subnet, ``torch``.
+    """
+    inputs = {
+        "source": chosen.source_sha256,
+        "subnet": str(chosen.subnet),
+        "data": _data_digest(request.data),
+        "shapes": ";".join(request.input_shapes),
+        "versions": versions_text(),
+    }
+    if chosen.subnet is None:
+        return cached("import", inputs, lambda: _load_file(request))
+    return cached("extract", inputs, lambda: _extract(request, chosen))
+
+
+def _load_file(request: CompileRequest) -> Files:
+    from edgeopt.graph.load import load_model, parse_input_shapes
+
+    assert request.model is not None
+    shapes = parse_input_shapes(request.input_shapes)
+    model = load_model(request.model, input_shapes=shapes)
+    arrays: dict[str, Any] = {}
+    from edgeopt.graph.importer import import_model
+
+    imported = import_model(model)
+    rng = np.random.default_rng(0)
+    data = _calibration_of(request, imported)
+    for name in imported.network.inputs:
+        interface = next(i for i in imported.inputs.values() if i.name == name)
+        if data is not None:
+            arrays[f"input:{name}"] = data[:VECTORS]
+        elif np.dtype(interface.onnx_dtype).kind == "f":
+            arrays[f"input:{name}"] = rng.standard_normal(
+                (VECTORS, *interface.onnx_shape[1:]), np.float32
+            )
+        else:
+            info = np.iinfo(interface.onnx_dtype)
+            arrays[f"input:{name}"] = rng.integers(
+                info.min, info.max + 1, (VECTORS, *interface.onnx_shape[1:]),
+                dtype=interface.onnx_dtype,
+            )  # fmt: skip
+    return {"model.onnx": model.SerializeToString(deterministic=True), "vectors.npz": _npz(arrays)}
+
+
+def _extract(request: CompileRequest, chosen: Chosen) -> Files:
+    import torch
+
+    from edgeopt.graph.build import build_onnx
+    from edgeopt.ofa.bn import recalibrate_bn
+    from edgeopt.ofa.checkpoint import load_supernet
+    from edgeopt.ofa.data import normalize
+    from edgeopt.ofa.export import metadata, to_network
+    from edgeopt.ofa.extract import extract
+
+    entry, space, subnet = chosen.entry, chosen.space, chosen.subnet
+    assert entry is not None and space is not None and subnet is not None
+    images = normalize(calibration_images(request.data, chosen), space)
+    net = extract(load_supernet(space, entry.weights), subnet)
+    recalibrate_bn(net, images)
+    net.eval()
+    with torch.no_grad():
+        outputs = net(images[:VECTORS]).numpy()
+    model = build_onnx(to_network(net, "subnet"), metadata(space, subnet))
+    arrays = {"input:image": images[:VECTORS].contiguous().numpy(), "torch:logits": outputs}
+    return {"model.onnx": model, "vectors.npz": _npz(arrays)}
+
+
+def calibration_images(data: Path | None, chosen: Chosen) -> npt.NDArray[np.uint8]:
+    """uint8 [N,H,W,C] images to calibrate a subnet on: the user's, or the zoo's own."""
+    from edgeopt.ofa.data import load_images
+
+    assert chosen.entry is not None and chosen.space is not None and chosen.subnet is not None
+    if data is None:
+        return chosen.entry.calibration
+    loaded = load_images(data, "train", chosen.subnet.resolution)
+    images: npt.NDArray[np.uint8] = loaded.images[:CALIBRATION_IMAGES]
+    return images
+
+
+def quantize(
+    request: CompileRequest, chosen: Chosen, network: Files, cached: Cached
+) -> tuple[Final, bool]:
+    """The final model: as it is, or calibrated and quantized to int8."""
+    from edgeopt.graph.importer import import_model
+    from edgeopt.graph.load import parse_model
+    from edgeopt.graph.qdq_build import is_quantized
+
+    model = parse_model(network["model.onnx"])
+    already = is_quantized(model)
+    if chosen.precision != "i8" or already:
+        precision = "int8" if already else "fp32"
+        summary = "quantized already, kept as it is" if already else "fp32, nothing to quantize"
+        return Final(
+            network["model.onnx"], "model.onnx", precision, import_model(model, isolated=False),
+            summary,
+        ), False  # fmt: skip
+    if chosen.subnet is None and request.data is None:
+        raise InputError(
+            "quantizing a float network needs inputs to calibrate on",
+            where="--precision int8",
+            hint="give --data with an npz of images, or compile it in fp32",
+        )
+    inputs = {
+        "model": digest(network["model.onnx"]),
+        "data": _data_digest(request.data),
+        "entry": "" if chosen.entry is None else chosen.entry.digest,
+        "versions": versions_text(),
+    }
+
+    def make() -> Files:
+        from edgeopt.quant.calibration import calibrate
+        from edgeopt.quant.export import quantize_model
+
+        quantized = quantize_model(model, calibrate(model, _calibration(request, chosen, model)))
+        return {"model_int8.onnx": quantized.SerializeToString(deterministic=True)}
+
+    files, hit = cached("quantize", inputs, make)
+    data = files["model_int8.onnx"]
+    where = "the zoo's own images" if request.data is None else request.data.name
+    return Final(
+        data,
+        "model_int8.onnx",
+        "int8",
+        import_model(parse_model(data), isolated=False),
+        f"int8 weights by channel, activations calibrated on {where}",
+    ), hit
+
+
+def _calibration(request: CompileRequest, chosen: Chosen, model: Any) -> Floats:
+    if chosen.subnet is not None:
+        from edgeopt.ofa.data import normalize
+
+        assert chosen.space is not None
+        images = normalize(calibration_images(request.data, chosen), chosen.space)
+        result: Floats = images.contiguous().numpy()
+        return result
+    from edgeopt.graph.importer import import_model
+
+    found = _calibration_of(request, import_model(model))
+    assert found is not None
+    return found
+
+
+def _calibration_of(request: CompileRequest, imported: Imported) -> Floats | None:
+    """The user's inputs for an ONNX model: ``inputs`` or ``images`` of an npz, in its layout."""
+    if request.data is None:
+        return None
+    where = str(request.data)
+    hint = "write numpy.savez(file, inputs=array) with float32 [N, ...] as the model takes them"
+    if len(imported.inputs) != 1:
+        raise InputError("a model with several inputs cannot be calibrated yet", where=where)
+    (interface,) = imported.inputs.values()
+    data = read_bytes(request.data, max_bytes=MAX_MODEL_BYTES, noun="calibration file")
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            name = next((n for n in ("inputs", "images") if n in archive.files), None)
+            array = None if name is None else np.asarray(archive[name])
+    except (ValueError, OSError, EOFError) as error:
+        raise InputError(f"not a readable npz file: {error}", where=where, hint=hint) from error
+    if array is None or array.shape[1:] != interface.onnx_shape[1:] or not len(array):
+        shape = "no array 'inputs'" if array is None else f"inputs of shape {array.shape[1:]}"
+        raise InputError(
+            f"{shape}; the model takes {interface.onnx_shape[1:]}", where=where, hint=hint
+        )
+    if array.dtype != np.float32 or not np.isfinite(array).all():
+        raise InputError(f"inputs are {array.dtype} or not finite", where=where, hint=hint)
+    while len(array) < VECTORS:
+        array = np.concatenate([array, array])
+    return array
+
+
+def _data_digest(path: Path | None) -> str:
+    if path is None:
+        return ""
+    if path.is_dir():
+        listing = sorted(f"{p.relative_to(path)} {p.stat().st_size} {p.stat().st_mtime_ns}"
+                         for p in path.rglob("*") if p.is_file())  # fmt: skip
+        return digest("\n".join(listing).encode())
+    return digest(read_bytes(path, max_bytes=2**33, noun="data file"))
+
+
+def _npz(arrays: Mapping[str, Any]) -> bytes:
+    stream = io.BytesIO()
+    np.savez(stream, allow_pickle=False, **arrays)
+    return stream.getvalue()
+
+
+def load_npz(data: bytes) -> dict[str, npt.NDArray[Any]]:
+    """Arrays of a stage's npz file."""
+    with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def test_vectors(final: Final, network: Files, cached: Cached) -> TestVectors:
+    """Inputs and reference outputs the artifact is checked with, and that ship with it."""
+    from edgeopt.codegen.testvectors import TestVectors
+    from edgeopt.pipeline.proof import reference_vectors
+
+    inputs = {
+        "model": digest(final.model),
+        "vectors": digest(network["vectors.npz"]),
+        "versions": versions_text(),
+    }
+
+    def make() -> Files:
+        arrays = load_npz(network["vectors.npz"])
+        raw = {k.partition(":")[2]: v for k, v in arrays.items() if k.startswith("input:")}
+        vectors = reference_vectors(final, raw)
+        found = {f"input:{name}": array for name, array in vectors.inputs.items()}
+        found |= {f"output:{name}": array for name, array in vectors.outputs.items()}
+        return {"vectors.npz": _npz({**found, "tolerance": np.float64(vectors.tolerance)})}
+
+    files, _ = cached("vectors", inputs, make)
+    arrays = load_npz(files["vectors.npz"])
+    graph = final.imported.network
+    return TestVectors(
+        {name: arrays[f"input:{name}"] for name in graph.inputs},
+        {name: arrays[f"output:{name}"] for name in graph.outputs},
+        float(arrays["tolerance"]),
+    )
