@@ -2,4 +2,11 @@
 
 from edgeopt.latency.select import find_table, latency_source, load_model, model_digest, table_path
 
-__all__ = ["find_table", "latency_source", "load_model", "model_digest", "table_path"]
+__all__ = [
+    "find_table",
+    "latency_digest",
+    "latency_source",
+    "load_model",
+    "model_digest",
+    "table_path",
+]

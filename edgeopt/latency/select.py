@@ -9,6 +9,7 @@ from pathlib import Path
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InputError
 from edgeopt.core.estimates import LatencyModel
+from edgeopt.core.files import digest
 from edgeopt.latency.analytic import FILE_NAME, load_analytic
 from edgeopt.latency.table import SUFFIX, LatencyTable, load_table
 
@@ -16,7 +17,13 @@ RUNTIME = "edgeopt"
 
 
 def user_table_dir() -> Path:
-    """Where `edgeopt profile` keeps tables: ``$XDG_CACHE_HOME/edgeopt/tables``."""
+    """Where `edgeopt profile` keeps tables: ``tables`` in the cache folder.
+
+    That is ``$EDGEOPT_CACHE_DIR``, else ``edgeopt`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
+    """
+    named = os.environ.get("EDGEOPT_CACHE_DIR")
+    if named:
+        return Path(named) / "tables"
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "edgeopt" / "tables"
 
@@ -116,3 +123,13 @@ def model_digest(model: LatencyModel) -> str:
     """A text that changes whenever the model's predictions could: for cache keys."""
     value = getattr(model, "digest", None)
     return value if isinstance(value, str) else f"unknown-{id(model)}"
+
+
+def latency_digest(profile: DeviceProfile, table_dirs: Sequence[Path] = ()) -> str:
+    """A digest of all data that the device's predictions come from: part of cache keys."""
+    folders = [*table_dirs, user_table_dir(), *([profile.folder] if profile.folder else [])]
+    paths = [table_path(folder, profile) for folder in folders]
+    if profile.folder is not None:
+        paths.append(profile.folder / FILE_NAME)
+    parts = [digest(path.read_bytes()) for path in paths if path.is_file()]
+    return digest("\n".join([profile.fingerprint, *parts]).encode())

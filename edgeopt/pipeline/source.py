@@ -136,7 +136,7 @@ def _from_zoo(
     inputs = {
         "entry": entry.digest,
         "device": profile.fingerprint,
-        "latency": latency.model_digest(model),
+        "latency": latency.latency_digest(profile),
         "budget": repr(request.budget),
         "precisions": ",".join(precisions),
         "seed": str(request.seed),
@@ -246,7 +246,7 @@ def _extract(request: CompileRequest, chosen: Chosen) -> Files:
 
     from edgeopt.graph.build import build_onnx
     from edgeopt.ofa.bn import recalibrate_bn
-    from edgeopt.ofa.checkpoint import load_supernet
+    from edgeopt.ofa.checkpoint import load_weights
     from edgeopt.ofa.data import normalize
     from edgeopt.ofa.export import metadata, to_network
     from edgeopt.ofa.extract import extract
@@ -254,7 +254,7 @@ def _extract(request: CompileRequest, chosen: Chosen) -> Files:
     entry, space, subnet = chosen.entry, chosen.space, chosen.subnet
     assert entry is not None and space is not None and subnet is not None
     images = normalize(calibration_images(request.data, chosen), space)
-    net = extract(load_supernet(space, entry.weights), subnet)
+    net = extract(load_weights(space, entry.weights), subnet)
     recalibrate_bn(net, images)
     net.eval()
     with torch.no_grad():
