@@ -73,11 +73,34 @@ def _activation(op: Op, tensors: list[Tensor], y: Tensor) -> Step:
     quant_x, quant_y = _quant(tensors[0]), _quant(y)
     if function in activations.CLAMPS and quant_x == quant_y:
         low, high = activations.clamp(function, op.attrs, quant_y)
+        if (low, high) == (affine.I8_MIN, affine.I8_MAX):
+            return lambda x: x[0]
         return lambda x: x[0].clamp(low, high)
-    table = torch.from_numpy(
-        activations.table(function, op.attrs, quant_x, quant_y).astype(np.float32)
-    )
-    return lambda x: table[x[0].add(128).to(torch.int32)]
+    table = activations.table(function, op.attrs, quant_x, quant_y).astype(np.float32)
+    if function in ("hardswish", "hardsigmoid"):
+        quick = _piecewise(op, quant_x, quant_y)
+        every = torch.arange(affine.I8_MIN, affine.I8_MAX + 1).float()
+        if np.array_equal(quick([every]).numpy(), table):  # three times as fast
+            return quick
+    return lambda x: torch.from_numpy(table[x[0].add(128).to(torch.uint8).numpy()])
+
+
+def _piecewise(op: Op, quant_x: Quant, quant_y: Quant) -> Step:
+    """HardSwish or HardSigmoid in the steps that `core.activations` rounds after."""
+    import torch
+
+    gates = op.attrs["function"] == "hardsigmoid"
+    given = (op.attrs.get("alpha", 0.2), op.attrs.get("beta", 0.5)) if gates else (1 / 6, 0.5)
+    alpha, beta = (float(np.float32(cast(float, value))) for value in given)
+    scale_y = torch.tensor(quant_y.scale)
+
+    def compute(x: Values) -> torch.Tensor:
+        real = (x[0] - quant_x.zero_point).mul_(quant_x.scale)
+        gate = (real * alpha).add_(beta).clamp_(0, 1)
+        y = gate if gates else gate.mul_(real)
+        return requantize_(y.div_(scale_y), quant_y.zero_point)
+
+    return compute
 
 
 def _line_up(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
