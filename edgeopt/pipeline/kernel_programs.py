@@ -12,10 +12,10 @@ import os
 import selectors
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import BoardError, InputError
@@ -24,6 +24,9 @@ from edgeopt.core.kernels import KernelGraph, OpKey
 from edgeopt.core.network import Array
 from edgeopt.pipeline.cache import StageCache
 from edgeopt.pipeline.kernel_constants import constants_of, input_bytes_of
+
+if TYPE_CHECKING:
+    from edgeopt.codegen.toolchain import Compiler
 
 MAX_LINE_BYTES = 1 << 16
 IDLE_S = 120.0
@@ -112,7 +115,7 @@ class KernelPrograms:
     cache: StageCache
     _objects: dict[OpKey, bytes] = field(default_factory=dict, repr=False)
     _packed: dict[OpKey, Mapping[str, Array]] = field(default_factory=dict, repr=False)
-    _compiler: object | None = None
+    _compiler: Compiler | None = None
 
     def bench(self, keys: Sequence[OpKey]) -> tuple[LocalProgram | None, dict[OpKey, str]]:
         """A bench program of some kernels; the keys that cannot be built, with the reason."""
@@ -151,7 +154,7 @@ class KernelPrograms:
             self._packed[key] = template.pack(key, self.profile.target, constants_of(key))
         return self._packed[key]
 
-    def _find_compiler(self) -> object:
+    def _find_compiler(self) -> Compiler:
         if self._compiler is None:
             from edgeopt.codegen import toolchain
 
@@ -216,7 +219,7 @@ class KernelPrograms:
         mark = digest("\n".join(str(key) for key in graph.keys).encode())[:12]
         with tempfile.TemporaryDirectory(prefix="edgeopt-") as folder:
             built = programs.build(
-                code.files, code.model.id, self._find_compiler(), Path(folder),  # type: ignore[arg-type]
+                code.files, code.model.id, self._find_compiler(), Path(folder),
                 wanted=("bench",),
             )  # fmt: skip
             path = self.work / f"network-{mark}"
@@ -273,5 +276,3 @@ def _median(values: Sequence[float]) -> float:
     ordered = sorted(values)
     middle = len(ordered) // 2
     return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
-
-

@@ -1,0 +1,96 @@
+"""Which kernels a search space, or a network, is made of: what a profile has to measure."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgeopt.core.kernels import KernelGraph, OpKey
+from edgeopt.core.space import SearchSpace, SubnetConfig
+
+#: Sampling ends after so many subnets in a row that brought no kernel that was not known.
+PATIENCE = 200
+MAX_SAMPLES = 20_000
+
+
+def subnets(space: SearchSpace, count: int, seed: int) -> list[SubnetConfig]:
+    """Distinct random subnets, the smallest and the largest first."""
+    source = random.Random(seed)
+    found = {str(c): c for c in (space.min_config(), space.max_config())}
+    for _ in range(100 * count):
+        if len(found) >= count:
+            break
+        config = space.canonical(space.sample(source))
+        found.setdefault(str(config), config)
+    return list(found.values())[:count]
+
+
+def lowered(space: SearchSpace, config: SubnetConfig, precision: str) -> KernelGraph:
+    """A subnet's kernels in one precision."""
+    from edgeopt.codegen.lower import lower_shapes
+    from edgeopt.ofa.describe import describe
+
+    return lower_shapes(describe(space, config), precision)
+
+
+def kernels_of_space(
+    space: SearchSpace, precisions: Sequence[str], seed: int = 0
+) -> tuple[OpKey, ...]:
+    """Every kernel that the space's subnets are made of, in an order that a seed decides.
+
+    The kernels of a block depend on few of a subnet's choices, so that sampling until nothing
+    new turns up finds them all where resolutions are few, and nearly all where they are many.
+    """
+    source = random.Random(seed)
+    found: dict[OpKey, None] = {}
+    idle = 0
+    configs = [space.max_config(), space.min_config()]
+    for number in range(MAX_SAMPLES):
+        config = configs[number] if number < len(configs) else space.sample(source)
+        before = len(found)
+        for precision in precisions:
+            found.update(dict.fromkeys(lowered(space, config, precision).keys))
+        idle = idle + 1 if len(found) == before else 0
+        if idle >= PATIENCE:
+            break
+    return tuple(found)
+
+
+def kernels_of_models(models: Sequence[Path], precisions: Sequence[str]) -> tuple[OpKey, ...]:
+    """The kernels of ONNX networks, as they are and (float networks) as int8.
+
+    Raises:
+        InputError: a model that cannot be used.
+    """
+    from edgeopt.codegen.lower import lower, lower_shapes
+    from edgeopt.graph.importer import import_network
+    from edgeopt.graph.load import load_model
+
+    found: dict[OpKey, None] = {}
+    for path in models:
+        network = import_network(load_model(path))
+        graph = lower(network)
+        integer = any(key.precision == "i8" for key in graph.keys)
+        if "f32" in precisions or integer:
+            found.update(dict.fromkeys(graph.keys))
+        if "i8" in precisions and not integer:
+            found.update(dict.fromkeys(lower_shapes(network, "i8").keys))
+    return tuple(found)
+
+
+def spread(keys: Sequence[OpKey], count: int) -> tuple[OpKey, ...]:
+    """About ``count`` kernels that represent all: of every class and precision, small to large."""
+    from edgeopt.latency.analytic import CLASS_OF
+
+    groups: dict[tuple[str, str], list[OpKey]] = {}
+    for key in dict.fromkeys(keys):
+        groups.setdefault((CLASS_OF[key.op], key.precision), []).append(key)
+    chosen: list[OpKey] = []
+    for members in groups.values():
+        members.sort(key=lambda key: (key.macs, key.activation_bytes, str(key)))
+        share = max(min(2, len(members)), round(count * len(members) / len(keys)))
+        share = min(share, len(members))
+        step = (len(members) - 1) / max(share - 1, 1)
+        chosen += [members[round(index * step)] for index in range(share)]
+    return tuple(dict.fromkeys(chosen))

@@ -1,0 +1,389 @@
+"""Measuring a device's latency table: from a search space or networks to a calibrated table.
+
+Kernels are enumerated, built, and visited by the protocol of `edgeopt.latency.protocol`; then
+whole networks are timed, and the step from summed kernels to networks is fitted and its error
+found. What is already in the table is not measured again.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeopt import __version__, devices
+from edgeopt.core.device import DeviceProfile
+from edgeopt.core.errors import InputError, suggest
+from edgeopt.core.files import digest
+from edgeopt.core.kernels import OpKey
+from edgeopt.pipeline import enumerate as kernels
+from edgeopt.pipeline.cache import StageCache, default_cache_dir
+from edgeopt.pipeline.compile import Progress, no_progress
+
+if TYPE_CHECKING:
+    from edgeopt.core.space import SearchSpace
+    from edgeopt.latency.meters import Meter
+    from edgeopt.latency.protocol import Result
+    from edgeopt.latency.table import Calibration, LatencyTable
+    from edgeopt.pipeline.kernel_programs import KernelPrograms
+
+STAGES = ("device", "enumerate", "build", "measure", "networks", "table")
+RUNTIMES = ("edgeopt", "onnxruntime")
+QUICK_KERNELS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileRequest:
+    """Everything a profile depends on.
+
+    Attributes:
+        device: name or path of a device profile.
+        space: the search space whose kernels are measured; empty for none.
+        models: ONNX networks whose kernels are measured as well.
+        runtime: ``edgeopt`` (its own kernels) or ``onnxruntime``.
+        replay: a recorded table that stands for the device.
+        precisions: ``f32``, ``i8``.
+        out: the table's file; the user's table folder by default.
+        resume: continue a measurement that was cut off.
+        force: measure again what the table already has.
+        budget_s: stop measuring kernels after so many seconds.
+        networks: whole networks to time in each precision; 0 leaves the table uncalibrated.
+    """
+
+    device: str = "local"
+    space: str = "cifar"
+    models: tuple[Path, ...] = ()
+    runtime: str = "edgeopt"
+    replay: Path | None = None
+    precisions: tuple[str, ...] = ("f32", "i8")
+    out: Path | None = None
+    resume: bool = False
+    force: bool = False
+    budget_s: float | None = None
+    networks: int = 16
+    seed: int = 0
+    cache: bool = True
+    profile_dirs: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileReport:
+    """What came of it.
+
+    Attributes:
+        path: where the table was written.
+        table: what it holds.
+        measured: kernels measured now.
+        skipped: kernels that cannot be timed, with the reason.
+        unfinished: kernels the time did not suffice for.
+        disturbed: visits repeated because the machine was disturbed.
+        seconds: the whole took.
+    """
+
+    path: Path
+    table: LatencyTable
+    measured: int
+    skipped: dict[OpKey, str]
+    unfinished: tuple[OpKey, ...]
+    disturbed: int
+    seconds: float
+
+
+def codegen_version() -> str:
+    """Names the generated code: the same for equal kernels from equal keys."""
+    from importlib.metadata import version
+
+    root = Path(__file__).resolve().parents[1] / "codegen"
+    files = sorted([*(root / "schedules").glob("*.py"), root / "build.py", root / "abi.py"])
+    mark = digest(b"".join(path.read_bytes() for path in files))[:12]
+    return f"edgeopt {__version__} {mark}, tvm {version('apache-tvm')}"
+
+
+def profile(request: ProfileRequest, progress: Progress = no_progress) -> ProfileReport:
+    """Measure a device and write its table.
+
+    Raises:
+        InputError: a bad option, or a device that cannot be timed from here.
+        ToolError: a compiler is missing or fails.
+        BoardError: the device does not answer as it should.
+    """
+    from edgeopt.latency.protocol import profile_device
+
+    began = time.monotonic()
+    if request.runtime not in RUNTIMES:
+        raise InputError(
+            f"unknown runtime {request.runtime!r}", where="--runtime",
+            hint=suggest(request.runtime, RUNTIMES, noun="runtime"),
+        )  # fmt: skip
+
+    progress("start", {"stage": "device"})
+    device = devices.load(request.device, request.profile_dirs)
+    with tempfile.TemporaryDirectory(prefix="edgeopt-") as folder:
+        programs = None if _needs_no_programs(request) else _programs(request, device, folder)
+        progress("end", {"stage": "device", "text": device.title})
+
+        progress("start", {"stage": "enumerate"})
+        space = _space(request)
+        keys = _keys(request, device, space)
+        path = _path(request, device)
+        meter = _meter(request, programs, progress)
+        known = _known(request, device, meter, path)
+        todo = tuple(key for key in keys if known is None or key not in known.entries)
+        progress(
+            "end",
+            {"stage": "enumerate", "text": f"{len(keys)} kernels, {len(todo)} to measure"},
+        )
+
+        result = None
+        if todo:
+            progress("start", {"stage": "measure"})
+            result = profile_device(
+                device, todo, meter, path.with_name(path.name + ".journal"),
+                resume=request.resume, budget_s=request.budget_s,
+                progress=lambda p: progress(
+                    "detail", {"stage": "measure", "text": f"{p.done} of {p.total} kernels"}
+                ),
+            )  # fmt: skip
+            progress("end", {"stage": "measure", "text": _measured(result)})
+        table = _joined(known, result)
+
+        progress("start", {"stage": "networks"})
+        calibration = None
+        if space is not None and request.networks:
+            calibration = _calibrate(request, space, table, programs, progress)
+        if calibration is not None:
+            table = replace(table, calibration=calibration)
+        progress("end", {"stage": "networks", "text": _calibrated(table.calibration)})
+
+        progress("start", {"stage": "table"})
+        table.save(path)
+        progress("end", {"stage": "table", "text": str(path)})
+    return ProfileReport(
+        path=path,
+        table=table,
+        measured=0 if result is None else len(result.table.entries),
+        skipped={} if result is None else dict(result.skipped),
+        unfinished=() if result is None else result.unfinished,
+        disturbed=0 if result is None else result.disturbed,
+        seconds=time.monotonic() - began,
+    )
+
+
+def quick_table(
+    device: DeviceProfile,
+    keys: Sequence[OpKey],
+    *,
+    budget_s: float = 20.0,
+    kernels_at_most: int = QUICK_KERNELS,
+    cache: bool = True,
+) -> LatencyTable:
+    """A small table measured in seconds: a spread of ``keys``, from which the rest is estimated.
+
+    Raises:
+        InputError: programs for the device cannot be timed on this machine.
+        ToolError: a compiler is missing or fails.
+        BoardError: a program fails.
+    """
+    from edgeopt.latency.meters.program import ProgramMeter
+    from edgeopt.latency.protocol import Protocol, profile_device
+
+    store = StageCache(default_cache_dir() if cache else None)
+    with tempfile.TemporaryDirectory(prefix="edgeopt-") as folder:
+        programs = _local_programs(device, Path(folder), store)
+        meter = ProgramMeter(
+            programs.bench, codegen_version(), batch=kernels_at_most, min_us=100, samples=5
+        )
+        result = profile_device(
+            device, kernels.spread(keys, kernels_at_most), meter, Path(folder) / "journal",
+            budget_s=budget_s, protocol=Protocol(spread=0.05, max_windows=5, chunk=64),
+        )  # fmt: skip
+    return result.table
+
+
+def _needs_no_programs(request: ProfileRequest) -> bool:
+    return request.replay is not None or request.runtime != "edgeopt"
+
+
+def _programs(request: ProfileRequest, device: DeviceProfile, folder: str) -> KernelPrograms:
+    store = StageCache(default_cache_dir() if request.cache else None)
+    return _local_programs(device, Path(folder), store)
+
+
+def _local_programs(device: DeviceProfile, work: Path, cache: StageCache) -> KernelPrograms:
+    from edgeopt.pipeline.kernel_programs import KernelPrograms
+
+    if not _runs_here(device):
+        raise InputError(
+            "programs for it cannot be timed on this machine", where=f"device {device.name}",
+            hint="run `edgeopt profile --device local` on the board itself, or replay a recorded "
+            "table with --replay",
+        )  # fmt: skip
+    return KernelPrograms(device, (), work, cache)
+
+
+def _runs_here(device: DeviceProfile) -> bool:
+    """Whether this machine is the device: probed, or of the same processor."""
+    if device.folder is None:
+        return True
+    try:
+        here = devices.load("local")
+    except InputError:
+        return False
+    return device.kind == "linux" and (device.arch, device.mcpu) == (here.arch, here.mcpu)
+
+
+def _space(request: ProfileRequest) -> SearchSpace | None:
+    from edgeopt.ofa.spaces import load_space
+
+    return load_space(request.space) if request.space else None
+
+
+def _keys(
+    request: ProfileRequest, device: DeviceProfile, space: SearchSpace | None
+) -> tuple[OpKey, ...]:
+    for precision in request.precisions:
+        if precision not in device.precisions:
+            raise InputError(
+                f"device {device.name} has no {precision} kernels", where="--precision",
+                hint=f"it has: {', '.join(device.precisions)}",
+            )  # fmt: skip
+    found: dict[OpKey, None] = {}
+    if space is not None:
+        found.update(dict.fromkeys(kernels.kernels_of_space(space, request.precisions)))
+    if request.models:
+        keys = kernels.kernels_of_models(request.models, request.precisions)
+        found.update(dict.fromkeys(keys))
+    if not found:
+        raise InputError(
+            "there is nothing to measure", where="edgeopt profile",
+            hint="name a search space with --space, or ONNX networks",
+        )  # fmt: skip
+    return tuple(found)
+
+
+def _path(request: ProfileRequest, device: DeviceProfile) -> Path:
+    from edgeopt.latency.select import table_path, user_table_dir
+
+    if request.out is not None:
+        return request.out
+    folder = user_table_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot make the folder of tables: {error.strerror}", where=str(folder),
+            hint="name a file with --out",
+        ) from error  # fmt: skip
+    return table_path(folder, device, request.runtime)
+
+
+def _meter(request: ProfileRequest, programs: KernelPrograms | None, progress: Progress) -> Meter:
+    if request.replay is not None:
+        from edgeopt.latency.meters.replay import ReplayMeter
+        from edgeopt.latency.table import load_table
+
+        return ReplayMeter(load_table(request.replay))
+    if programs is None:
+        from edgeopt.latency.meters.ort import OrtMeter
+
+        return OrtMeter()
+    from edgeopt.latency.meters.program import ProgramMeter
+
+    def built(done: int, total: int) -> None:
+        progress("detail", {"stage": "measure", "text": f"built {done} of {total} kernels"})
+
+    return ProgramMeter(programs.bench, codegen_version(), progress=built)
+
+
+def _known(
+    request: ProfileRequest, device: DeviceProfile, meter: Meter, path: Path
+) -> LatencyTable | None:
+    """The table to add to; None starts a new one (also when the code or device changed)."""
+    from edgeopt.latency.table import load_table
+
+    if request.force or not path.exists():
+        return None
+    table = load_table(path)
+    if (table.device, table.runtime) != (device.name, meter.runtime):
+        raise InputError(
+            f"the table there is of {table.device} with {table.runtime}", where=str(path),
+            hint="name another file with --out",
+        )  # fmt: skip
+    now = (device.name, device.fingerprint, meter.runtime, meter.runtime_version, meter.threads)
+    return table if table.identity == now else None
+
+
+def _joined(known: LatencyTable | None, result: Result | None) -> LatencyTable:
+    if result is None:
+        assert known is not None
+        return known
+    return result.table if known is None else known.merged(result.table)
+
+
+def _calibrate(
+    request: ProfileRequest,
+    space: SearchSpace,
+    table: LatencyTable,
+    programs: KernelPrograms | None,
+    progress: Progress,
+) -> Calibration | None:
+    """Fit on random networks; none where the runtime gives no way to time whole networks."""
+    from edgeopt.latency.model import calibrate
+
+    if programs is None:
+        return None
+    times = network_times(request, space, programs, request.networks, progress)
+    return calibrate(table, times) if len(times) >= 8 else None
+
+
+def network_times(
+    request: ProfileRequest,
+    space: SearchSpace,
+    programs: KernelPrograms,
+    count: int,
+    progress: Progress = no_progress,
+) -> dict[str, tuple[tuple[OpKey, ...], float]]:
+    """Random subnets: name -> (kernels, measured nanoseconds), in every precision asked for."""
+    from edgeopt.pipeline.kernel_programs import time_networks
+
+    chosen = kernels.subnets(space, count, request.seed + 1)
+    graphs = {
+        f"{precision} {config}": kernels.lowered(space, config, precision)
+        for precision in request.precisions
+        for config in chosen
+    }
+    built = {}
+    for name, graph in graphs.items():
+        built[name] = programs.network(graph)
+        text = f"built {len(built)} of {len(graphs)} networks"
+        progress("detail", {"stage": "networks", "text": text})
+    times = time_networks(
+        built,
+        tick=lambda done, total: progress(
+            "detail", {"stage": "networks", "text": f"round {done} of {total}"}
+        ),
+    )
+    return {name: (graphs[name].keys, value) for name, value in times.items()}
+
+
+def _measured(result: Result) -> str:
+    text = f"{len(result.table.entries)} kernels"
+    if result.skipped:
+        text += f", {len(result.skipped)} cannot be timed"
+    if result.unfinished:
+        text += f", {len(result.unfinished)} not finished in time"
+    if result.disturbed:
+        text += f", {result.disturbed} visits repeated after disturbances"
+    return text
+
+
+def _calibrated(calibration: Calibration | None) -> str:
+    if calibration is None:
+        return "not timed: the error on whole networks is unknown"
+    return (
+        f"{calibration.networks} networks: error {calibration.mape:.1%} on those left out, "
+        f"{calibration.within_10:.0%} within 10 %, Spearman {calibration.spearman:.3f}"
+    )
