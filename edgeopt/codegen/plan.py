@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edgeopt.codegen.plan_check import PlanError, check_plan
 from edgeopt.codegen.storage import overwritable, scratch_list, scratch_name
@@ -33,6 +33,7 @@ class _Block:
     last: int
     members: list[tuple[str, int, int, int]]  # name, size, first, last
     offset: int = 0
+    rivals: list[_Block] = field(default_factory=list)  # live at the same time
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,28 +130,36 @@ def _blocks(found: _Lifetimes, merge: bool) -> list[_Block]:
     return distinct
 
 
+def _find_rivals(blocks: Sequence[_Block], kernels: int) -> None:
+    """Tell each block which others are live at the same time."""
+    starting: list[list[_Block]] = [[] for _ in range(kernels)]
+    for block in blocks:
+        starting[block.first].append(block)
+    live: list[_Block] = []
+    for index, new in enumerate(starting):
+        live = [block for block in live if block.last >= index]
+        for block in new:
+            for other in live:
+                block.rivals.append(other)
+                other.rivals.append(block)
+            live.append(block)
+
+
 def _place(blocks: Sequence[_Block]) -> int:
     """Give every block the lowest offset that is free, in the order given; return the arena."""
-    placed: list[_Block] = []
+    for block in blocks:
+        block.offset = -1
     arena = 0
     for block in blocks:
-        first, last, size = block.first, block.last, block.size
-        position = 0
-        for other in placed:  # in order of offset
-            if other.first > last or other.last < first:
-                continue
-            if other.offset - position >= size:
+        size, position = block.size, 0
+        for start, taken in sorted([(o.offset, o.size) for o in block.rivals if o.offset >= 0]):
+            if start - position >= size:
                 break
-            end = other.offset + other.size
-            if end > position:
-                position = end
+            if start + taken > position:
+                position = start + taken
         block.offset = position
         if position + size > arena:
             arena = position + size
-        index = len(placed)
-        while index and placed[index - 1].offset > position:
-            index -= 1
-        placed.insert(index, block)
     return arena
 
 
@@ -220,6 +229,7 @@ def plan(
     # Without merging, an output may fall on its dying input or not: now and then that is better.
     for merge in (True, False) if found.over else (True,):
         blocks = _blocks(found, merge)
+        _find_rivals(blocks, count)
         pressure = _pressure(blocks, count)
         for arena, offsets in _attempts(blocks, pressure, bound):
             if best_bytes < 0 or arena < best_bytes:

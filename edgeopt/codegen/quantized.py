@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 from edgeopt.core.network import Network, Op, Tensor
@@ -10,6 +11,11 @@ from edgeopt.core.network import Network, Op, Tensor
 _INT8 = frozenset({"conv2d", "linear", "activation", "add", "mul", "global_avgpool", "avgpool"})
 #: Operators that move numbers or choose among them: int8 if all that they read is.
 _MOVING = frozenset({"reshape", "transpose", "maxpool", "concat", "resize"})
+
+
+@functools.lru_cache(maxsize=65536)
+def _stored(name: str, shape: tuple[int, ...]) -> Tensor:
+    return Tensor(name, shape, "i8")  # subnets share names and shapes: check each once
 
 
 def as_int8(network: Network) -> Network:
@@ -29,7 +35,7 @@ def as_int8(network: Network) -> Network:
         found = stored.get(name)
         if found is None:
             found = stored[name] = name + ".q"
-            tensors[found] = Tensor(found, network.tensors[name].shape, "i8")
+            tensors[found] = _stored(found, network.tensors[name].shape)
             ops.append(Op("quantize_" + name, "quantize", (name,), found))
         return found
 
@@ -46,7 +52,7 @@ def as_int8(network: Network) -> Network:
             inputs = tuple([stored.get(name) or as_stored(name) for name in op.inputs])
             found = stored[output] = output + ".q"
             movable.add(output)
-            tensors[found] = Tensor(found, network.tensors[output].shape, "i8")
+            tensors[found] = _stored(found, network.tensors[output].shape)
             ops.append(Op(op.name, kind, inputs, found, op.attrs))
         else:
             inputs = tuple([as_real(name) for name in op.inputs])

@@ -1,0 +1,174 @@
+"""What a network takes in RAM and flash, from its shapes alone, thousands of times in a search.
+
+RAM is exact: the memory plan, with the scratch that the templates declare. Packed constants are
+exact too, but for duplicates that the build stores once. The size of code is an estimate, the mean
+of compiled kernels of its class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from edgeopt.codegen import schedules
+from edgeopt.codegen.lower import lower_shapes
+from edgeopt.codegen.plan import plan
+from edgeopt.core.kernels import Kernel, KernelGraph, MemoryPlan, OpKey
+from edgeopt.core.network import DTYPE_BYTES, Network
+from edgeopt.core.target import TargetSpec
+
+#: Alignment of buffers that generated runners are planned with.
+ALIGNMENT_BYTES = 64
+
+#: Mean bytes of code of a compiled kernel by class, (f32, i8): 224 kernels of MobileNetV3 subnets
+#: for x86-64-v3 and Cortex-A72, half of them each. The pixels of a `…1` class are one.
+CODE_BYTES: Mapping[str, tuple[int, int]] = MappingProxyType(
+    {
+        "pointwise": (1900, 3950),
+        "pointwise1": (1450, 2100),
+        "linear1": (820, 2000),
+        "linear": (1900, 3950),
+        "conv2d": (9300, 6500),
+        "depthwise3": (3000, 3900),
+        "depthwise5": (1900, 5900),
+        "depthwise7": (1900, 13000),
+        "global_avgpool": (1100, 1600),
+        "scale": (1000, 900),
+        "add": (700, 720),
+        "mul": (700, 720),
+        "quantize": (730, 730),
+        "dequantize": (580, 580),
+    }
+)
+#: A kernel of a class that was not measured, and one that TVM legalizes itself.
+OTHER_CODE_BYTES, FALLBACK_CODE_BYTES = 1500, 4000
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkCost:
+    """What is known of a network before it has weights.
+
+    Attributes:
+        keys: its kernels, in execution order.
+        arena_bytes: activations and scratch, as planned.
+        lower_bound_bytes: the largest set of them live at once.
+        weight_bytes: packed constants.
+        code_bytes_estimate: code of the distinct kernels, estimated.
+    """
+
+    keys: tuple[OpKey, ...]
+    arena_bytes: int
+    lower_bound_bytes: int
+    weight_bytes: int
+    code_bytes_estimate: int
+
+    @property
+    def flash_bytes_estimate(self) -> int:
+        """Constants and code."""
+        return self.weight_bytes + self.code_bytes_estimate
+
+
+@dataclass(frozen=True, slots=True)
+class _KernelCost:
+    scratch_bytes: int
+    weight_bytes: int
+    code_bytes: int
+
+
+# One table a target: looking a key up must not hash the target each time.
+_KNOWN: dict[TargetSpec, dict[OpKey, _KernelCost]] = {}
+
+
+def _table(target: TargetSpec) -> dict[OpKey, _KernelCost]:
+    return _KNOWN.setdefault(target, {})
+
+
+def _kernel_cost(key: OpKey, target: TargetSpec) -> _KernelCost:
+    template = schedules.select(key, target)
+    if template is None:
+        # The fallback packs nothing: weights as they are, and a bias.
+        stored = key.weight_count * DTYPE_BYTES[key.dtype]
+        bias = 4 * key.out_shape[-1] if stored else 0
+        return _KernelCost(0, stored + bias, code_bytes(key, fallback=True))
+    scratch = template.function(key, target).scratch_bytes
+    return _KernelCost(scratch, template.packed_bytes(key, target), code_bytes(key))
+
+
+def _costs(keys: Iterable[OpKey], target: TargetSpec) -> list[_KernelCost]:
+    table = _table(target)
+    found = []
+    for key in keys:
+        cost = table.get(key)
+        if cost is None:
+            cost = table[key] = _kernel_cost(key, target)
+        found.append(cost)
+    return found
+
+
+def code_bytes(key: OpKey, *, fallback: bool = False) -> int:
+    """Estimated bytes of a kernel's code (see `CODE_BYTES`)."""
+    if fallback or key.op == "fallback":
+        return FALLBACK_CODE_BYTES
+    name = key.op
+    if name == "depthwise":
+        name += str(max(key.kernel))
+    elif name in ("pointwise", "linear") and set(key.out_shape[:-1]) <= {1}:
+        name += "1"
+    pair = CODE_BYTES.get(name)
+    if pair is None:
+        return OTHER_CODE_BYTES
+    return pair[key.precision == "i8"]
+
+
+def scratch_bytes(graph: KernelGraph, target: TargetSpec) -> dict[str, int]:
+    """Working memory of each kernel, by name, as the templates declare it."""
+    costs = _costs(graph.keys, target)
+    return {k.name: c.scratch_bytes for k, c in zip(graph.kernels, costs, strict=True)}
+
+
+def memory(graph: KernelGraph, target: TargetSpec, alignment: int = ALIGNMENT_BYTES) -> MemoryPlan:
+    """The memory plan with the templates' scratch."""
+    return plan(graph, [cost.scratch_bytes for cost in _costs(graph.keys, target)], alignment)
+
+
+def flash_bytes(graph: KernelGraph, target: TargetSpec) -> tuple[int, int]:
+    """Bytes of packed constants, and the estimated bytes of code; each distinct kernel once."""
+    costs = _costs(graph.keys, target)
+    return _weights(graph.kernels, costs), _code(graph.kernels, costs)
+
+
+def _weights(kernels: Iterable[Kernel], costs: Iterable[_KernelCost]) -> int:
+    # A fallback kernel's constants are in its one-node model.
+    return sum(
+        max(cost.weight_bytes, len(kernel.payload))
+        for kernel, cost in zip(kernels, costs, strict=True)
+    )
+
+
+def _code(kernels: Iterable[Kernel], costs: Iterable[_KernelCost]) -> int:
+    distinct = {kernel.key: cost.code_bytes for kernel, cost in zip(kernels, costs, strict=True)}
+    return sum(distinct.values())
+
+
+def evaluate(network: Network, precision: str, target: TargetSpec) -> NetworkCost:
+    """Lower a shape-only float network and say what it takes on a target.
+
+    Args:
+        network: shapes suffice; constants are ignored for ``i8``.
+        precision: ``f32``, or ``i8`` for the network that quantization will make.
+        target: the processor, which decides scratch and how constants are packed.
+
+    Raises:
+        InputError: an unknown precision, or an operator that no kernel can compute.
+    """
+    graph = lower_shapes(network, precision)
+    costs = _costs(graph.keys, target)
+    planned = plan(graph, [cost.scratch_bytes for cost in costs], ALIGNMENT_BYTES)
+    return NetworkCost(
+        keys=graph.keys,
+        arena_bytes=planned.arena_bytes,
+        lower_bound_bytes=planned.lower_bound_bytes,
+        weight_bytes=_weights(graph.kernels, costs),
+        code_bytes_estimate=_code(graph.kernels, costs),
+    )
