@@ -14,8 +14,8 @@ from edgeopt.graph.convert_shape import (
     dequantize,
     identity,
     quantize,
-    resize,
     reshape,
+    resize,
     softmax,
     transpose,
 )

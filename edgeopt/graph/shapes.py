@@ -14,22 +14,17 @@ def infer_graph(graph: ir.Graph, *, isolated: bool) -> ir.Graph:
     Raises:
         InputError: shapes contradict each other, or inference crashed.
     """
-    import onnx
-
     model = ir.to_model(graph)
-    if isolated:
-        from edgeopt.graph.isolate import check_isolated
+    try:
+        if isolated:
+            from edgeopt.graph.isolate import inferred_isolated
 
-        inferred = check_isolated(model.SerializeToString(), where=f"graph {graph.name!r}")
-    else:
-        try:
-            inferred = onnx.shape_inference.infer_shapes(
-                model, check_type=True, strict_mode=True, data_prop=True
-            )
-        except (onnx.shape_inference.InferenceError, ValueError) as error:
-            raise InputError(
-                f"shapes do not fit together: {str(error)[:300]}",
-                where=f"graph {graph.name!r}",
-                hint="check the model with onnx.checker",
-            ) from error
+            inferred = inferred_isolated(model.SerializeToString())
+        else:
+            from edgeopt.graph.check import infer
+
+            inferred = infer(model)
+    except InputError as error:
+        where = error.where or f"graph {graph.name!r}"
+        raise InputError(error.what, where=where, hint=error.hint) from error
     return replace(graph, types={**graph.types, **ir.from_model(inferred).types})
