@@ -227,13 +227,13 @@ def normalize(images: U8, space: SearchSpace) -> Tensor:
 def augment(padded: U8, picks: npt.NDArray[np.int64], size: int, rng: np.random.Generator) -> U8:
     """Random crops of ``size`` from padded images [N,P,P,C], half of them mirrored."""
     count, room = picks.shape[0], padded.shape[1] - size
-    top = rng.integers(0, room + 1, count)[:, None]
-    left = rng.integers(0, room + 1, count)[:, None]
+    top = rng.integers(0, room + 1, (count, 1, 1))
+    left = rng.integers(0, room + 1, (count, 1, 1))
     steps = np.arange(size)
-    mirrored = rng.random(count)[:, None] < 0.5
+    mirrored = rng.random((count, 1, 1)) < 0.5
     columns = left + np.where(mirrored, size - 1 - steps, steps)
-    rows: npt.NDArray[np.int64] = top + steps
-    crops: U8 = padded[picks[:, None, None], rows[:, :, None], columns[:, None, :]]
+    rows = top + steps[:, None]
+    crops: U8 = padded[picks[:, None, None], rows, columns]
     return crops
 
 

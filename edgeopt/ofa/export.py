@@ -84,9 +84,9 @@ _Pair = tuple[nn.Module, nn.BatchNorm2d | None]
 def _modules(static: StaticNet) -> Mapping[str, _Pair]:
     """Modules with weights by the operator name that `describe` gives them."""
     found: dict[str, _Pair] = {"stem.conv": _pair(static.first_conv)}
-    for block, module in zip(static.layout.blocks, static.blocks, strict=True):
-        name = f"block{block.index}"
-        parts = dict(module.conv.named_children())
+    for index, block in enumerate(static.layout.blocks):
+        name, path = f"block{block.index}", f"blocks.{index}.conv"
+        parts = dict(static.get_submodule(path).named_children())
         for part, role in (
             ("inverted_bottleneck", "expand"),
             ("depth_conv", "depth"),
@@ -95,12 +95,12 @@ def _modules(static: StaticNet) -> Mapping[str, _Pair]:
             if part in parts:
                 found[f"{name}.{role}.conv"] = _pair(parts[part])
         if block.se_channels:
-            fc = dict(dict(parts["depth_conv"].named_children())["se"].fc.named_children())
-            found[f"{name}.se.reduce.conv"] = (fc["reduce"], None)
-            found[f"{name}.se.expand.conv"] = (fc["expand"], None)
+            for role in ("reduce", "expand"):
+                module = static.get_submodule(f"{path}.depth_conv.se.fc.{role}")
+                found[f"{name}.se.{role}.conv"] = (module, None)
     found["head.expand.conv"] = _pair(static.final_expand_layer)
     found["head.mix.conv"] = _pair(static.feature_mix_layer)
-    found["head.classifier"] = (static.classifier.get_submodule("linear"), None)
+    found["head.classifier"] = (static.get_submodule("classifier.linear"), None)
     return found
 
 
