@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeopt.codegen.schedules import table
 from edgeopt.codegen.schedules.gemm import fold_bias, requantization
 from edgeopt.codegen.schedules.isa import Isa, isa_of
 from edgeopt.codegen.schedules.template import BaseTemplate, Const, Template, is_table, round_up
@@ -84,8 +85,8 @@ class Depthwise(BaseTemplate):
         if key.dtype == "f32":
             weights = Const("weights", "f32", plan.channels * taps)
             return weights, Const("bias", "f32", plan.channels)
-        pairs = -(-key.kernel[0] // 2) * key.kernel[1]
-        weights = Const("weights", "i8", plan.channels * pairs * 2)
+        rows = round_up(key.kernel[0], 2)
+        weights = Const("weights", "i16", plan.channels * rows * key.kernel[1])
         return (weights, *requantization(key, plan.channels))
 
     def scratch_bytes(self, key: OpKey, target: TargetSpec) -> int:
@@ -115,15 +116,19 @@ class Depthwise(BaseTemplate):
             }
         rows = round_up(key.kernel[0], 2)
         paired = np.pad(by_vector, ((0, 0), (0, 0), (0, rows - key.kernel[0]), (0, 0)))
+        # [vector][row pair][column][lane][row], lanes in the order of the accumulators
         paired = paired.reshape(plan.blocks, plan.lanes, rows // 2, 2, key.kernel[1])
+        ordered = paired.transpose(0, 2, 4, 1, 3)[:, :, :, sum(lane_order(isa), ())]
+        if not pairs_rows(isa):
+            ordered = ordered.swapaxes(3, 4)
         packed: dict[str, Array] = {
-            "weights": np.ascontiguousarray(paired.transpose(0, 2, 4, 1, 3)).reshape(-1),
+            "weights": np.ascontiguousarray(ordered, np.int16).reshape(-1),
             "bias": np.pad(fold_bias(constants), spare),
             "multiplier": np.pad(np.asarray(constants["multiplier"], np.float32), spare),
             "qparams": np.ascontiguousarray(constants["qparams"], np.int32),
         }
         if is_table(key.activation):
-            packed["lut"] = np.ascontiguousarray(constants["lut"], np.int8)
+            packed["lut"] = table.pack(isa, constants["lut"])
         return packed
 
     def primfunc(self, key: OpKey, target: TargetSpec) -> Any:
@@ -140,6 +145,24 @@ def _isa(target: TargetSpec) -> Isa:
     isa = isa_of(target)
     assert isa is not None
     return isa
+
+
+def pairs_rows(isa: Isa) -> bool:
+    """Whether two rows of the kernel are multiplied and added in one instruction."""
+    return isa.arch == "x86_64"
+
+
+def lane_order(isa: Isa) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Channels of the two accumulators of a pixel.
+
+    Interleaving instructions work within 128 bits: of each eight channels, the first
+    accumulator holds four and the second the others.
+    """
+    lanes = 2 * isa.lanes
+    if not pairs_rows(isa):
+        return tuple(range(isa.lanes)), tuple(range(isa.lanes, lanes))
+    low = tuple(c for c in range(lanes) if c % 8 < 4)
+    return low, tuple(c for c in range(lanes) if c % 8 >= 4)
 
 
 DEPTHWISE = Depthwise()

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgeopt.codegen.abi import KernelFunction
-from edgeopt.codegen.schedules.depthwise import Plan
+from edgeopt.codegen.schedules import table
+from edgeopt.codegen.schedules.depthwise import Plan, lane_order, pairs_rows
 from edgeopt.codegen.schedules.emit import (
     Builder,
     Expr,
@@ -26,7 +27,7 @@ from edgeopt.codegen.schedules.emit import (
     tirx,
 )
 from edgeopt.codegen.schedules.isa import Isa
-from edgeopt.codegen.schedules.mathfn import Requantizer, lookup
+from edgeopt.codegen.schedules.mathfn import Requantizer
 from edgeopt.codegen.schedules.template import elements, is_table
 
 
@@ -42,13 +43,14 @@ class _Emitter:
         key = function.key
         self.key, self.plan, self.isa = key, plan, isa
         self.half = plan.lanes // 2  # int32 lanes of one accumulator
-        self.pairs = isa.dot == "pair16" or isa.arch == "x86_64"
+        self.pairs = pairs_rows(isa)
+        self.order = lane_order(isa)
         b = Builder(function, {**sizes, "x0": elements(key.in_shape), "y": elements(key.out_shape)})
         self.b = b
         self.stage_buffer = b.scratch_view("i16", 0, plan.stage_elements)
         zero_x, zero_y, low, high = (b.bind(b.load(b["qparams"], i), "q") for i in range(4))
         self.pad = b.bind(cast(zero_x, "int16"), "pad")
-        self.requantize = Requantizer(b, zero_y, low, high)
+        self.requantize = Requantizer(b, isa, zero_y, low, high)
 
     def run(self) -> Any:
         b, key, plan = self.b, self.key, self.plan
@@ -68,6 +70,8 @@ class _Emitter:
                     self.stage(block, first, valid)
                     with b.loop(count, "oh") as row:
                         self.row(block, first, row, valid)
+        if is_table(key.activation):
+            table.apply(b, self.isa, b["y"], b["y"], 0, elements(key.out_shape))
         return b.finish()
 
     def stage(self, block: Expr, first: Expr, valid: int) -> None:
@@ -114,15 +118,16 @@ class _Emitter:
             self.pair_taps(acc, x_at, w_at, pair, pixels)
         place = ((first + row) * key.out_shape[1] + col) * channels + block * lanes
         scale = b.bind(b.load(b["multiplier"], block * lanes, lanes))
+        if self.requantize.packs:
+            scales = self.halves(scale)
+            places = [(m * channels + h * 8, valid - 8 * h) for m in range(pixels) for h in (0, 1)]
+            steps = [cast(acc[i], "float32") * scales[i % 2] for i in range(2 * pixels)]
+            self.requantize.store(b["y"], place, places, steps, paired=True)
+            return
         for m in range(pixels):
             total = self.whole(acc[2 * m], acc[2 * m + 1])
-            steps = b.bind(cast(total, "float32") * scale)
-            spot = place + m * channels
-            if is_table(key.activation):
-                wide = b.bind(self.requantize.wide(steps))
-                b.store_some(b["y"], spot, lookup(b, b["lut"], wide), valid)
-            else:
-                b.store_some(b["y"], spot, b.bind(self.requantize(steps)), valid)
+            value = self.requantize(b.bind(cast(total, "float32") * scale))
+            b.store_some(b["y"], place + m * channels, b.bind(value), valid)
 
     def pair_taps(self, acc: Registers, x_at: Expr, w_at: Expr, pair: int, pixels: int) -> None:
         """Two rows of the kernel."""
@@ -135,8 +140,8 @@ class _Emitter:
                 meets.setdefault(m * stride + kw * dilation, []).append((m, kw))
         weights = {}
         for kw in range(key.kernel[1]):
-            both = b.bind(cast(b.load(b["weights"], w_at + kw * lanes * 2, lanes * 2), "int16"))
-            weights[kw] = self.split_weights(both)
+            at = w_at + kw * lanes * 2
+            weights[kw] = [b.load(b["weights"], at + h * lanes, lanes) for h in range(2)]
         for column in sorted(meets):
             rows = []
             for r in range(1 if single else 2):
@@ -160,22 +165,12 @@ class _Emitter:
 
     # -- how lanes are paired: within 128-bit halves, as the interleaving instructions do ----
 
-    def order(self) -> tuple[list[int], list[int]]:
-        """Channels of the low and the high accumulator."""
-        if not self.pairs:
-            return list(range(self.half)), list(range(self.half, 2 * self.half))
-        low, high = [], []
-        for start in range(0, self.plan.lanes, 8):
-            low += range(start, start + 4)
-            high += range(start + 4, start + 8)
-        return low, high
-
     def halves(self, value: Expr) -> tuple[Expr, Expr]:
-        low, high = self.order()
-        return self.b.bind(shuffle([value], low)), self.b.bind(shuffle([value], high))
+        low, high = self.order
+        return self.b.bind(shuffle([value], list(low))), self.b.bind(shuffle([value], list(high)))
 
     def whole(self, low: Expr, high: Expr) -> Expr:
-        first, second = self.order()
+        first, second = self.order
         back = [0] * self.plan.lanes
         for position, channel in enumerate((*first, *second)):
             back[channel] = position
@@ -183,22 +178,9 @@ class _Emitter:
             return join([low, high])
         return shuffle([low, high], back)
 
-    def split_weights(self, both: Expr) -> tuple[Expr, Expr]:
-        """Weights [lane][row] as the two operands of `madd`, or by row."""
-        lanes = self.plan.lanes
-        if not self.pairs:
-            upper = shuffle([both], list(range(0, 2 * lanes, 2)))
-            lower = shuffle([both], list(range(1, 2 * lanes, 2)))
-            return self.b.bind(upper), self.b.bind(lower)
-        operands = []
-        for channels in self.order():
-            picked = [2 * c + r for c in channels for r in range(2)]
-            operands.append(self.b.bind(shuffle([both], picked)))
-        return operands[0], operands[1]
-
     def interleave(self, upper: Expr, lower: Expr) -> tuple[Expr, Expr]:
         lanes = self.plan.lanes
-        pairs = [[i for c in channels for i in (c, lanes + c)] for channels in self.order()]
+        pairs = [[i for c in channels for i in (c, lanes + c)] for channels in self.order]
         return shuffle([upper, lower], pairs[0]), shuffle([upper, lower], pairs[1])
 
     def madd(self, x: Expr, w: Expr) -> Expr:

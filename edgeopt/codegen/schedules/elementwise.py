@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeopt.codegen.schedules import table
 from edgeopt.codegen.schedules.isa import isa_of
 from edgeopt.codegen.schedules.template import BaseTemplate, Const, Template, elements
 from edgeopt.core.kernels import OpKey
@@ -43,6 +44,10 @@ class Elementwise(BaseTemplate):
     ) -> dict[str, Array]:
         """Constants as they are; a constant operand is broadcast to its declared shape."""
         given = dict(constants)
+        if "lut" in given:
+            isa = isa_of(target)
+            assert isa is not None
+            given["lut"] = table.pack(isa, given["lut"])
         if key.op in BINARY and key.inputs == 1:
             shape = key.in_shape if key.variant == "full" else key.in_shape[-1:]
             operand = np.asarray(given["c"])

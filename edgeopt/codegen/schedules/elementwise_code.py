@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from edgeopt.codegen.abi import KernelFunction
+from edgeopt.codegen.schedules import table
 from edgeopt.codegen.schedules.emit import Builder, Expr, bcast, cast
 from edgeopt.codegen.schedules.isa import Isa
-from edgeopt.codegen.schedules.mathfn import Requantizer, activate, lookup, unfused
+from edgeopt.codegen.schedules.mathfn import Requantizer, activate, unfused
 from edgeopt.codegen.schedules.template import elements
 
-#: Computes one vector: (element index, index along the channels, lanes wanted, lanes valid).
+#: Computes some elements: (their index, index along the channels, lanes, how many).
 Body = Callable[[Expr, Expr, int, int], None]
 
 
@@ -26,22 +27,30 @@ def emit(function: KernelFunction, isa: Isa, sizes: Mapping[str, int]) -> Any:
         {"x0": count, "x1": channels if by_channel else count, "residual": count, "y": count}
         | dict(sizes),
     )
-    body = _integer(b, function) if "i8" in (key.dtype, key.out_dtype) else _float(b, function)
+    if key.op == "activation" and key.dtype == "i8":
+        table.apply(b, isa, b["x0"], b["y"], 0, count)
+        return b.finish()
+    body, vectors = _float(b, function), 1
+    if "i8" in (key.dtype, key.out_dtype):
+        # four vectors of int32 fill one of int8
+        body, vectors = _integer(b, isa, function), 1 if key.op == "dequantize" else 4
     if by_channel and channels != count:
         with b.loop(count // channels, "pixel") as pixel:
-            _sweep(b, isa.lanes, channels, pixel * channels, body)
+            _sweep(b, isa.lanes, vectors, channels, pixel * channels, body)
     else:
-        _sweep(b, isa.lanes, count, 0, body)
+        _sweep(b, isa.lanes, vectors, count, 0, body)
     return b.finish()
 
 
-def _sweep(b: Builder, lanes: int, count: int, base: Expr, body: Body) -> None:
-    full, rest = divmod(count, lanes)
+def _sweep(b: Builder, lanes: int, vectors: int, count: int, base: Expr, body: Body) -> None:
+    """Whole groups of vectors in a loop, then what is left."""
+    width = lanes * vectors
+    full, rest = divmod(count, width)
     if full:
         with b.loop(full, "v") as v:
-            body(base + v * lanes, v * lanes, lanes, lanes)
+            body(base + v * width, v * width, lanes, width)
     if rest:
-        body(base + full * lanes, full * lanes, lanes, rest)
+        body(base + full * width, full * width, lanes, rest)
 
 
 def _operands(
@@ -60,7 +69,7 @@ def _operands(
 
 def _float(b: Builder, function: KernelFunction) -> Body:
     key = function.key
-    operands = _operands(b, function) if key.op != "activation" else None
+    operands = None if key.op in ("activation", "quantize", "dequantize") else _operands(b, function)
 
     def body(at: Expr, channel: Expr, lanes: int, valid: int) -> None:
         if operands is None:
@@ -77,56 +86,49 @@ def _float(b: Builder, function: KernelFunction) -> Body:
     return body
 
 
-def _integer(b: Builder, function: KernelFunction) -> Body:
+def _integer(b: Builder, isa: Isa, function: KernelFunction) -> Body:
     key = function.key
-    if key.op == "activation":
-        return _table(b)
     if key.op == "quantize":
-        return _quantize(b)
+        return _quantize(b, isa)
     if key.op == "dequantize":
         return _dequantize(b)
     zero_a, zero_b, zero_y, low, high = (b.bind(b.load(b["qparams"], i), "q") for i in range(5))
-    requantize = Requantizer(b, zero_y, low, high)
+    requantize = Requantizer(b, isa, zero_y, low, high)
     operands = _operands(b, function)
-    names = (
-        [b.load(b["factors"], i) for i in range(2)]
-        if key.op == "add"
-        else [b.load(b["multiplier"], 0)]
-    )
-    factors = [b.bind(name, "factor") for name in names]
+    name, count = ("factors", 2) if key.op == "add" else ("multiplier", 1)
+    factors = [b.bind(b.load(b[name], i), "factor") for i in range(count)]
 
-    def body(at: Expr, channel: Expr, lanes: int, valid: int) -> None:
+    def one(at: Expr, channel: Expr, lanes: int, valid: int) -> Expr:
         left, right = operands(at, channel, lanes, valid)
         left = cast(left, "int32") - bcast(zero_a, lanes)
         right = cast(right, "int32") - bcast(zero_b, lanes)
         if key.op == "add":
             # Each product is rounded on its own, as the arithmetic is defined.
-            steps = unfused(cast(left, "float32") * bcast(factors[0], lanes)) + unfused(
+            return unfused(cast(left, "float32") * bcast(factors[0], lanes)) + unfused(
                 cast(right, "float32") * bcast(factors[1], lanes)
             )
-        else:
-            steps = cast(left * right, "float32") * bcast(factors[0], lanes)
-        b.store_some(b["y"], at, b.bind(requantize(steps)), valid)
+        return cast(left * right, "float32") * bcast(factors[0], lanes)
+
+    def body(at: Expr, channel: Expr, lanes: int, count: int) -> None:
+        places = [(offset, min(count - offset, lanes)) for offset in range(0, count, lanes)]
+        steps = [one(at + offset, channel + offset, lanes, valid) for offset, valid in places]
+        requantize.store(b["y"], at, places, steps)
 
     return body
 
 
-def _table(b: Builder) -> Body:
-    def body(at: Expr, channel: Expr, lanes: int, valid: int) -> None:
-        index = b.bind(cast(b.load_some(b["x0"], at, valid, lanes), "int32"))
-        b.store_some(b["y"], at, lookup(b, b["lut"], index), valid)
-
-    return body
-
-
-def _quantize(b: Builder) -> Body:
+def _quantize(b: Builder, isa: Isa) -> Body:
     zero = b.bind(b.load(b["qparams"], 0), "zero")
     scale = b.bind(b.load(b["scale"], 0), "scale")
-    requantize = Requantizer(b, zero, b.bind(-128), b.bind(127))
+    requantize = Requantizer(b, isa, zero, b.bind(-128), b.bind(127))
 
-    def body(at: Expr, channel: Expr, lanes: int, valid: int) -> None:
-        real = b.load_some(b["x0"], at, valid, lanes)
-        b.store_some(b["y"], at, b.bind(requantize(real / bcast(scale, lanes))), valid)
+    def body(at: Expr, channel: Expr, lanes: int, count: int) -> None:
+        places = [(offset, min(count - offset, lanes)) for offset in range(0, count, lanes)]
+        steps = [
+            b.load_some(b["x0"], at + offset, valid, lanes) / bcast(scale, lanes)
+            for offset, valid in places
+        ]
+        requantize.store(b["y"], at, places, steps)
 
     return body
 
@@ -135,8 +137,8 @@ def _dequantize(b: Builder) -> Body:
     zero = b.bind(b.load(b["qparams"], 0), "zero")
     scale = b.bind(b.load(b["scale"], 0), "scale")
 
-    def body(at: Expr, channel: Expr, lanes: int, valid: int) -> None:
-        stored = cast(b.load_some(b["x0"], at, valid, lanes), "int32") - bcast(zero, lanes)
-        b.store_some(b["y"], at, cast(stored, "float32") * bcast(scale, lanes), valid)
+    def body(at: Expr, channel: Expr, lanes: int, count: int) -> None:
+        stored = cast(b.load_some(b["x0"], at, count, lanes), "int32") - bcast(zero, lanes)
+        b.store_some(b["y"], at, cast(stored, "float32") * bcast(scale, lanes), count)
 
     return body

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from tvm import tirx
+from tvm import tirx as tirx  # re-exported: the templates write expressions with it
 from tvm.ir import PointerType, PrimType
 
 from edgeopt.codegen.abi import KernelFunction

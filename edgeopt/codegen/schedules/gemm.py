@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from edgeopt.codegen.schedules import table
 from edgeopt.codegen.schedules.gemm_plan import Plan, plan_of
 from edgeopt.codegen.schedules.isa import Isa, isa_of
 from edgeopt.codegen.schedules.template import (
@@ -79,7 +80,7 @@ class Gemm(BaseTemplate):
             )
             packed["qparams"] = np.ascontiguousarray(constants["qparams"], np.int32)
             if is_table(key.activation):
-                packed["lut"] = np.ascontiguousarray(constants["lut"], np.int8)
+                packed["lut"] = table.pack(_isa(target), constants["lut"])
         return packed
 
     def primfunc(self, key: OpKey, target: TargetSpec) -> Any:

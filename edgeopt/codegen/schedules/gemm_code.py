@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from edgeopt.codegen.abi import KernelFunction
-from edgeopt.codegen.schedules import dot
+from edgeopt.codegen.schedules import dot, table
 from edgeopt.codegen.schedules.emit import (
     Builder,
     Expr,
@@ -19,7 +19,7 @@ from edgeopt.codegen.schedules.emit import (
 )
 from edgeopt.codegen.schedules.gemm_plan import Plan
 from edgeopt.codegen.schedules.isa import Isa
-from edgeopt.codegen.schedules.mathfn import Requantizer, activate, lookup
+from edgeopt.codegen.schedules.mathfn import Requantizer, activate
 from edgeopt.codegen.schedules.stage import copy_run, fill_run
 from edgeopt.codegen.schedules.template import elements, is_table
 
@@ -47,7 +47,7 @@ class _Emitter:
                 self.b.bind(self.b.load(self.b["qparams"], i), "q") for i in range(4)
             )
             self.zero_x = zero_x
-            self.requantize = Requantizer(self.b, zero_y, low, high)
+            self.requantize = Requantizer(self.b, isa, zero_y, low, high)
 
     def run(self) -> Any:
         b, plan = self.b, self.plan
@@ -62,12 +62,14 @@ class _Emitter:
                 self.stage(first)
             with b.loop(plan.groups, "group") as group:
                 self.tiles(group, first, count)
+        if self.integer and is_table(self.key.activation):
+            table.apply(b, self.isa, b["y"], b["y"], 0, elements(self.key.out_shape))
         return b.finish()
 
     # -- staging ---------------------------------------------------------------------------
 
     def stage(self, first: Expr) -> None:
-        b, key, plan, stage = self.b, self.key, self.plan, self.plan.stage
+        b, key, stage = self.b, self.key, self.plan.stage
         assert stage is not None
         dtype = {"f32": "float32", "i16": "int16", "i8": "int8"}[stage.dtype]
         flip = self.integer and self.isa.unsigned
@@ -197,15 +199,28 @@ class _Emitter:
             step = (kh * window.taps_w + kw) * (window.run_packed * vectors * plan.lanes)
             self.reduce(acc, at, weights + step, pixels, vectors)
         out = (first + row) * window.out_cols + col
-        out = out * (plan.groups * plan.outputs) + group * plan.outputs + vector * plan.lanes
-        for m in range(pixels):
-            for n in range(vectors):
-                value = acc[m * vectors + n]
-                for s in range(1, split):
-                    value = value + acc[(s * pixels + m) * vectors + n]
-                place = out + m * plan.groups * plan.outputs + n * plan.lanes
-                some = min(valid - n * plan.lanes, plan.lanes)
-                self.finish(value, place, channel + n * plan.lanes, some)
+        pixel = plan.groups * plan.outputs
+        out = out * pixel + group * plan.outputs + vector * plan.lanes
+        places = [
+            (m * pixel + n * plan.lanes, min(valid - n * plan.lanes, plan.lanes))
+            for m in range(pixels)
+            for n in range(vectors)
+        ]
+        if self.integer:
+            scales = [
+                b.bind(b.load(b["multiplier"], channel + n * plan.lanes, plan.lanes))
+                for n in range(vectors)
+            ]
+            steps = [
+                cast(acc[i], "float32") * scales[i % vectors] for i in range(pixels * vectors)
+            ]
+            self.requantize.store(b["y"], out, places, steps)
+            return
+        for i, (offset, some) in enumerate(places):
+            value = acc[i]
+            for s in range(1, split):
+                value = value + acc[s * pixels * vectors + i]
+            self.finish(value, out + offset, some)
 
     def reduce(self, acc: Registers, at: Expr, weights: Expr, pixels: int, vectors: int) -> None:
         """One contiguous run of the reduction."""
@@ -249,19 +264,11 @@ class _Emitter:
             with b.loop(rest, "k") as k:
                 step(at + (done + k) * plan.pack, weights + (done + k) * stride, 1, False)
 
-    def finish(self, value: Expr, place: Expr, channel: Expr, count: int) -> None:
+    def finish(self, value: Expr, place: Expr, count: int) -> None:
+        """Activation, residual and store of one float vector."""
         b, key, lanes = self.b, self.key, self.plan.lanes
-        if not self.integer:
-            value = activate(b, key.activation, b.bind(value))
-            if key.residual:
-                value = value + b.load_some(b["residual"], place, count, lanes)
-                value = activate(b, key.residual_activation, b.bind(value))
-            b.store_some(b["y"], place, b.bind(value), count)
-            return
-        scale = b.load(b["multiplier"], channel, lanes)
-        steps = cast(value, "float32") * scale
-        if is_table(key.activation):
-            wide = b.bind(self.requantize.wide(steps))
-            b.store_some(b["y"], place, lookup(b, b["lut"], wide), count)
-        else:
-            b.store_some(b["y"], place, b.bind(self.requantize(steps)), count)
+        value = activate(b, key.activation, b.bind(value))
+        if key.residual:
+            value = value + b.load_some(b["residual"], place, count, lanes)
+            value = activate(b, key.residual_activation, b.bind(value))
+        b.store_some(b["y"], place, b.bind(value), count)

@@ -26,6 +26,7 @@ class Isa:
     unsigned: bool  # the quad instruction takes activations as uint8 (offset by 128)
     by_element: bool  # multiplies by one lane of a register, so activations load as vectors
     fused: bool  # has fused multiply-add
+    byte_shuffle: bool  # looks 16 bytes up at once
     l1d_bytes: int
     l2_bytes: int
 
@@ -72,6 +73,7 @@ def isa_of(target: TargetSpec) -> Isa | None:
         dot=dot,
         unsigned=unsigned,
         by_element=arm,
+        byte_shuffle=arm or (target.arch == "x86_64" and "avx2" in features),
         fused=arm or "fma" in features or lanes == 16,
         l1d_bytes=target.l1d_bytes or 32768,
         l2_bytes=target.l2_bytes or 262144,

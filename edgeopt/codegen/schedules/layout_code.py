@@ -50,7 +50,7 @@ def _concat(b: Builder, function: KernelFunction, isa: Isa, width: int) -> None:
     rescale = key.dtype == "i8" and not key.variant.endswith(".same")
     if rescale:
         zero_y = b.bind(b.load(b["qparams"], key.inputs), "zero")
-        requantize = Requantizer(b, zero_y, b.bind(-128), b.bind(127))
+        requantize = Requantizer(b, isa, zero_y, b.bind(-128), b.bind(127))
     start = 0
     for i, part in enumerate(parts):
         count = part * inner

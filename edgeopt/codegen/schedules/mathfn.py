@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 from tvm import tirx
 
 from edgeopt.codegen.schedules.emit import (
+    Buffer,
     Builder,
     Expr,
     bcast,
@@ -14,9 +17,12 @@ from edgeopt.codegen.schedules.emit import (
     const,
     dtype_of,
     intrinsic,
+    part,
     reinterpret,
+    shuffle,
     vector_type,
 )
+from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.core.activations import bounds, parse_text
 
 #: Adding this to a float of magnitude below 2**22 rounds it half to even into the low bits.
@@ -161,27 +167,88 @@ class Requantizer:
     """Scaled float32 steps to int8: clamp(rint(v) + zero, lo, hi), as `core.affine` has it.
 
     Clamping before rounding gives the same result, since the bounds are integers, and keeps
-    the value in the range where adding a constant rounds it half to even.
+    the value in the range where adding a constant rounds it half to even. AVX2 converts with
+    rounding half to even, and its saturating packs do part of the clamping.
     """
 
-    def __init__(self, b: Builder, zero: Expr, lo: Expr, hi: Expr) -> None:
+    def __init__(self, b: Builder, isa: Isa, zero: Expr, lo: Expr, hi: Expr) -> None:
+        self._b = b
+        self.packs = isa.arch == "x86_64" and isa.lanes == 8
         self._low = b.bind(cast(lo - zero, "float32"), "low")
         self._high = b.bind(cast(hi - zero, "float32"), "high")
         self._offset = b.bind(zero - tirx.const(_MAGIC_BITS, "int32"), "offset")
+        self._zero = b.bind(cast(zero, "int16"), "zero")
+        self._least = b.bind(cast(lo, "int8"), "least")
 
     def __call__(self, steps: Expr) -> Expr:
         """Int8 lanes from float32 lanes."""
-        return cast(self.wide(steps), "int8")
-
-    def wide(self, steps: Expr) -> Expr:
-        """Int32 lanes in the range of int8."""
         lanes = dtype_of(steps)[1]
         clamped = tirx.min(tirx.max(steps, bcast(self._low, lanes)), bcast(self._high, lanes))
         bits = reinterpret(clamped + const(_MAGIC, lanes=lanes), "int32", lanes)
-        return bits + bcast(self._offset, lanes)
+        return cast(bits + bcast(self._offset, lanes), "int8")
+
+    def store(
+        self,
+        buffer: Buffer,
+        base: Expr,
+        places: Sequence[tuple[int, int]],
+        steps: Sequence[Expr],
+        *,
+        paired: bool = False,
+    ) -> None:
+        """Store several float32 vectors as int8, each at (offset from ``base``, valid lanes).
+
+        With ``paired``, every two vectors hold sixteen channels as pairwise multiply-adds leave
+        them: of each eight, four in the first vector and four in the second. Only AVX2's packs
+        undo that on their way.
+        """
+        if not self.packs:
+            assert not paired
+            for (offset, valid), v in zip(places, steps, strict=True):
+                self._b.store_some(buffer, base + offset, self._b.bind(self(v)), valid)
+            return
+        for start in range(0, len(steps), 4):
+            group = list(steps[start : start + 4])
+            whole = self._pack(group + group[-1:] * (4 - len(group)), paired)
+            wanted = places[start : start + 4]
+            at = 0
+            while at < len(wanted):
+                run = 4 if at == 0 else 2
+                while run > 1 and not _neighbours(wanted[at : at + run], run):
+                    run //= 2
+                offset, valid = wanted[at]
+                if valid <= 0:
+                    at += 1
+                    continue
+                value = part(whole, 8 * at, 8 * run)
+                valid = 8 * (run - 1) + min(wanted[at + run - 1][1], 8)
+                self._b.store_some(buffer, base + offset, value, valid)
+                at += run
+
+    def _pack(self, group: list[Expr], paired: bool) -> Expr:
+        """32 bytes from four vectors."""
+        b = self._b
+        words = []
+        for v in group:
+            bounded = tirx.min(v, bcast(self._high, 8))
+            words.append(intrinsic("llvm.x86.avx.cvt.ps2dq.256", "int32x8", bounded))
+        halves = []
+        for first, second in (words[:2], words[2:]):
+            half = intrinsic("llvm.x86.avx2.packssdw", "int16x16", first, second)
+            zero = bcast(self._zero, 16)
+            halves.append(intrinsic("llvm.sadd.sat.v16i16", "int16x16", half, zero))
+        packed = intrinsic("llvm.x86.avx2.packsswb", "int8x32", *halves)
+        packed = tirx.max(packed, bcast(self._least, 32))
+        order = [0, 1, 4, 5, 2, 3, 6, 7] if paired else [0, 4, 1, 5, 2, 6, 3, 7]
+        ordered = b.bind(shuffle([reinterpret(packed, "int32", 8)], order))
+        return b.bind(reinterpret(ordered, "int8", 32))
 
 
-def lookup(b: Builder, table: Expr, index: Expr) -> Expr:
-    """Int8 lanes of a 256-entry table at int32 lanes in the range of int8."""
-    lanes = dtype_of(index)[1]
-    return b.bind(tirx.BufferLoad(table, [index + const(128, "int32", lanes)]))
+def _neighbours(places: Sequence[tuple[int, int]], count: int) -> bool:
+    """Whether vectors of eight follow one another, all but the last whole."""
+    if len(places) != count:
+        return False
+    for (offset, valid), (following, _) in pairwise(places):
+        if valid < 8 or following != offset + 8:
+            return False
+    return True

@@ -32,7 +32,7 @@ class _Emitter:
             self.zero_x, zero_y, low, high = (
                 b.bind(b.load(b["qparams"], i), "q") for i in range(4)
             )
-            self.requantize = Requantizer(b, zero_y, low, high)
+            self.requantize = Requantizer(b, isa, zero_y, low, high)
             self.factor = b.bind(b.load(b["multiplier"], 0), "factor")
 
     def run(self) -> Any:
