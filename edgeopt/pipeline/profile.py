@@ -92,6 +92,21 @@ class ProfileReport:
     seconds: float
 
 
+def parse_precisions(text: str) -> tuple[str, ...]:
+    """``auto``, ``fp32`` or ``int8`` as the precisions of kernels.
+
+    Raises:
+        InputError: anything else.
+    """
+    known = {"auto": ("f32", "i8"), "fp32": ("f32",), "int8": ("i8",)}
+    if text not in known:
+        raise InputError(
+            f"unknown precision {text!r}", where="--precision",
+            hint=suggest(text, known, noun="precision"),
+        )  # fmt: skip
+    return known[text]
+
+
 def codegen_version() -> str:
     """Names the generated code: the same for equal kernels from equal keys."""
     from importlib.metadata import version
