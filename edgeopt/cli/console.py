@@ -12,15 +12,18 @@ from rich.text import Text
 
 from edgeopt.core.errors import EdgeoptError
 
+#: Columns of what goes to a file or a pipe: long enough that rows stay on one line.
+FILE_WIDTH = 200
+
 
 def stdout() -> Console:
     """For results. Follows ``NO_COLOR`` and the terminal's width."""
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    return Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
 
 
 def stderr() -> Console:
     """For progress and errors."""
-    return Console(stderr=True, highlight=False, soft_wrap=not sys.stderr.isatty())
+    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else FILE_WIDTH)
 
 
 def print_error(error: EdgeoptError) -> None:
@@ -46,9 +49,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str =
     result = Table(title=title or None, box=None, pad_edge=False, title_justify="left")
     for name in columns:
         result.add_column(name, overflow="fold")
-    for row in rows:
-        result.add_row(*(Text(_printable(cell)) for cell in row))
+    for first, *rest in rows:
+        # Names from a model can be hundreds of characters long.
+        head = first if len(first) <= _NAME_WIDTH else f"{first[: _NAME_WIDTH - 1]}…"
+        result.add_row(*(Text(_printable(cell)) for cell in (head, *rest)))
     return result
+
+
+_NAME_WIDTH = 48
 
 
 class Stages:
@@ -73,7 +81,6 @@ class Stages:
         elif event == "detail" and self._console.is_terminal:
             self._console.print(self._line(name, f"… {fields.get('text', '')}"), end="\r")
         elif event == "end":
-            self._done += 1
             seconds = time.monotonic() - self._started
             took = "cached" if fields.get("cached") else f"{seconds:.1f} s"
             text = str(fields.get("text", ""))
@@ -81,6 +88,7 @@ class Stages:
             if self._console.is_terminal:
                 line.pad_right(max(0, self._console.width - line.cell_len - 1))
             self._console.print(line)
+            self._done += 1
 
     def _line(self, name: str, rest: str) -> Text:
         line = Text(f"[{min(self._done + 1, self._total)}/{self._total}] ", style="dim")

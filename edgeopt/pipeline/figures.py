@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgeopt import latency
@@ -9,6 +10,7 @@ from edgeopt.codegen.objects import object_size
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.estimates import LatencyModel, Source
 from edgeopt.core.files import digest
+from edgeopt.core.kernels import OpKey
 from edgeopt.pipeline.artifact import Artifact
 from edgeopt.pipeline.manifest import Figure, KernelInfo
 
@@ -26,13 +28,11 @@ def accuracy(chosen: Chosen) -> Figure | None:
     return Figure("accuracy", known.value, known.source, known.how, low, high)
 
 
-def network_latency(model: LatencyModel, artifact: Artifact) -> Figure:
-    """What the latency model says of the whole network."""
-    found = model.predict(artifact.graph.keys)
+def latency_of(model: LatencyModel, keys: Sequence[OpKey]) -> Figure:
+    """What the latency model says of a whole network."""
+    found = model.predict(keys)
     # A sum of measured kernels is still a prediction of the network.
-    return Figure(
-        "latency_ns", found.value, Source.ESTIMATED, found.how, found.low, found.high
-    )
+    return Figure("latency_ns", found.value, Source.ESTIMATED, found.how, found.low, found.high)
 
 
 def static(artifact: Artifact, kernels: bytes | None) -> tuple[Figure, ...]:
@@ -75,7 +75,7 @@ def collect(
     if proof.latency is not None:
         figures.append(proof.latency)
     else:
-        figures.append(network_latency(model, artifact))
+        figures.append(latency_of(model, artifact.graph.keys))
     return (*figures, *static(artifact, kernels))
 
 

@@ -51,7 +51,7 @@ def search_entry(
         detail(text if best is None else f"{text}, best {100 * best:.1f} %")
 
     domain = JointDomain(space, precisions)
-    loss = {"f32": 0.0, "i8": entry.int8_loss}
+    loss = {"f32": 0.0, "i8": entry.card.int8.mean_loss}
     result = search(
         domain, joint_predictor(predictor.predict, loss), costs, budget,
         seed=seed, evaluations=evaluations, progress=progress,
@@ -72,7 +72,7 @@ def _accuracy(
 ) -> AccuracyInfo:
     value = best.accuracy
     if best.config.precision == "i8":
-        how += f", less {100 * entry.int8_loss:.2f} points for int8 (mean of measured subnets)"
+        how += f", less {100 * entry.card.int8.mean_loss:.2f} points for int8 (mean of measured subnets)"
     return AccuracyInfo(value, value + interval[0], value + interval[1], how)
 
 
