@@ -38,16 +38,23 @@ int edgeopt_pin(long cpu) {
 #endif
 }
 
+/* Every block starts with the address of the one before, so that leak checkers see them all. */
+static void *last_block;
+
 void *edgeopt_alloc(size_t bytes, size_t alignment) {
     unsigned char *block = NULL;
-    if (bytes <= SIZE_MAX - alignment) {
-        block = (unsigned char *)malloc(bytes + alignment);
+    unsigned char *usable;
+    if (bytes <= SIZE_MAX - alignment - sizeof last_block) {
+        block = (unsigned char *)malloc(bytes + alignment + sizeof last_block);
     }
     if (block == NULL) {
         edgeopt_fail(1, "out of memory", "");
         return NULL;
     }
-    return block + (alignment - (uintptr_t)block % alignment) % alignment;
+    memcpy(block, &last_block, sizeof last_block);
+    last_block = block;
+    usable = block + sizeof last_block;
+    return usable + (alignment - (uintptr_t)usable % alignment) % alignment;
 }
 
 uint64_t edgeopt_random(uint64_t *seed) {
