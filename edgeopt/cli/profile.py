@@ -3,89 +3,116 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edgeopt.cli.console import Stages, stdout, table
+from edgeopt.core.kernels import OpKey
 
 
 def run(
+    models: Annotated[
+        list[Path] | None, typer.Argument(help="ONNX networks whose kernels are measured too.")
+    ] = None,
     device: Annotated[
         str, typer.Option("--device", "-d", help="Board name, or a profile.toml.")
     ] = "local",
-    space: Annotated[str, typer.Option(help="Search space whose kernels are measured.")] = "cifar",
-    model: Annotated[
-        list[Path] | None, typer.Option(help="ONNX network whose kernels are measured too.")
-    ] = None,
-    meter: Annotated[
-        str, typer.Option(help="edgeopt (the deployment's own kernels) or onnxruntime.")
+    space: Annotated[
+        str, typer.Option(help="Search space whose kernels are measured; '' for none.")
+    ] = "cifar",
+    runtime: Annotated[
+        str, typer.Option(help="What runs the kernels: edgeopt or onnxruntime.")
     ] = "edgeopt",
-    precision: Annotated[str, typer.Option(help="fp32, int8, or both: fp32,int8.")] = "fp32,int8",
+    precision: Annotated[str, typer.Option(help="fp32, int8 or auto (both).")] = "auto",
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Table file; default: the user's cache.")
+        Path | None, typer.Option("--out", "-o", help="The table's file; default: your own tables.")
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Stop measuring kernels after this long.")
+        float | None, typer.Option(min=0.01, help="Stop measuring kernels after this time.")
     ] = None,
     networks: Annotated[
-        int, typer.Option(min=0, help="Whole networks to calibrate and check with.")
+        int, typer.Option(min=0, max=1000, help="Whole networks to time in each precision.")
     ] = 16,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a cut-off run.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Measure again what is there.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue a measurement that was cut off.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Measure again what the table already has.")
+    ] = False,
     replay: Annotated[
-        Path | None, typer.Option(help="A recorded table that stands for the device.")
+        Path | None, typer.Option(help="Replay a recorded table instead of measuring.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the measuring order.")] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
     profile_dir: Annotated[
         list[Path] | None, typer.Option(help="More folders of device profiles.")
     ] = None,
 ) -> None:
-    """Measure the kernels of a search space on a device, and check the sum on whole networks."""
+    """Measure how long kernels take on a device, and how well that predicts whole networks."""
+    from edgeopt.core.units import show_duration
     from edgeopt.pipeline.profile import STAGES, ProfileRequest, parse_precisions, profile
 
-    report = profile(
-        ProfileRequest(
-            device=device,
-            space=space,
-            models=tuple(model or ()),
-            runtime=meter,
-            replay=replay,
-            precisions=parse_precisions(precision),
-            out=out,
-            resume=resume,
-            force=force,
-            budget_s=None if minutes is None else 60 * minutes,
-            networks=networks,
-            seed=seed,
-            profile_dirs=tuple(profile_dir or ()),
-        ),
-        Stages(len(STAGES), quiet=quiet),
+    request = ProfileRequest(
+        device=device,
+        space=space,
+        models=tuple(models or ()),
+        runtime=runtime,
+        replay=replay,
+        precisions=parse_precisions(precision),
+        out=out,
+        resume=resume,
+        force=force,
+        budget_s=None if minutes is None else 60 * minutes,
+        networks=networks,
+        profile_dirs=tuple(profile_dir or ()),
     )
+    report = profile(request, Stages(len(STAGES), quiet=quiet or as_json))
     calibration = report.table.calibration
-    rows = [
-        ("kernels in the table", str(len(report.table.entries))),
-        ("measured now", str(report.measured)),
-        ("skipped", str(len(report.skipped))),
-        ("left for lack of time", str(len(report.unfinished))),
-        ("repeated after a disturbance", str(report.disturbed)),
-    ]
-    if calibration is not None:
-        rows += [
-            ("whole networks left out", str(calibration.networks)),
-            ("their mean error", f"{100 * calibration.mape:.1f} %"),
-            ("within 10 %", f"{100 * calibration.within_10:.0f} %"),
-            ("rank correlation", f"{calibration.spearman:.3f}"),
-        ]
     if as_json:
-        document = {"schema": 1, "table": str(report.path), **dict(rows)}
+        document = {
+            "schema": 1,
+            "table": str(report.path),
+            "device": report.table.device,
+            "runtime": report.table.runtime,
+            "kernels": len(report.table.entries),
+            "measured": report.measured,
+            "skipped": {str(key): why for key, why in report.skipped.items()},
+            "unfinished": [str(key) for key in report.unfinished],
+            "calibration": None if calibration is None else asdict(calibration),
+            "conditions": dict(report.table.conditions),
+            "seconds": round(report.seconds, 1),
+        }
         print(json.dumps(document, indent=2))
         return
-    console = stdout()
-    console.print(table(["", report.table.device], rows))
-    for key, reason in list(report.skipped.items())[:10]:
-        console.print(f"skipped {key}: {reason}", markup=False)
-    console.print(f"table  {report.path}", markup=False)
+    medians = sorted(entry.median_ns for entry in report.table.entries.values())
+    rows = [
+        ("table", str(report.path)),
+        ("device", f"{report.table.device}, {report.table.runtime}, 1 thread"),
+        ("kernels", f"{len(medians)}, {report.measured} measured now"),
+    ]
+    if medians:
+        rows.append(("range", f"{show_duration(medians[0])} to {show_duration(medians[-1])}"))
+    if report.skipped:
+        rows.append(("cannot be timed", f"{len(report.skipped)} kernels: {_first(report.skipped)}"))
+    if report.unfinished:
+        rows.append(("not finished", f"{len(report.unfinished)} kernels: go on with --resume"))
+    if calibration is None:
+        rows.append(("whole networks", "not timed: the table's error is unknown"))
+    else:
+        rows.append(
+            (
+                "whole networks",
+                f"{calibration.networks} left out in turn: error {calibration.mape:.1%} on "
+                f"average, {calibration.worst_error:.1%} at worst, "
+                f"{calibration.within_10:.0%} within 10 %, Spearman {calibration.spearman:.3f}",
+            )
+        )
+    stdout().print(table(["profile", ""], rows))
+
+
+def _first(reasons: Mapping[OpKey, str]) -> str:
+    return next(iter(reasons.values()))

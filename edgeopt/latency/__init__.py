@@ -4,7 +4,6 @@ from edgeopt.latency.select import find_table, latency_source, load_model, model
 
 __all__ = [
     "find_table",
-    "latency_digest",
     "latency_source",
     "load_model",
     "model_digest",

@@ -9,7 +9,6 @@ from pathlib import Path
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InputError
 from edgeopt.core.estimates import LatencyModel
-from edgeopt.core.files import digest
 from edgeopt.latency.analytic import FILE_NAME, load_analytic
 from edgeopt.latency.table import SUFFIX, LatencyTable, load_table
 
@@ -123,13 +122,3 @@ def model_digest(model: LatencyModel) -> str:
     """A text that changes whenever the model's predictions could: for cache keys."""
     value = getattr(model, "digest", None)
     return value if isinstance(value, str) else f"unknown-{id(model)}"
-
-
-def latency_digest(profile: DeviceProfile, table_dirs: Sequence[Path] = ()) -> str:
-    """A digest of all data that the device's predictions come from: part of cache keys."""
-    folders = [*table_dirs, user_table_dir(), *([profile.folder] if profile.folder else [])]
-    paths = [table_path(folder, profile) for folder in folders]
-    if profile.folder is not None:
-        paths.append(profile.folder / FILE_NAME)
-    parts = [digest(path.read_bytes()) for path in paths if path.is_file()]
-    return digest("\n".join([profile.fingerprint, *parts]).encode())

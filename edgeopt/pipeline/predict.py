@@ -69,7 +69,7 @@ def predict_model(
                        k.key.weight_count, 0)
             for k, e in zip(graph.kernels, estimates, strict=True)
         )  # fmt: skip
-        known = (figures.latency_of(latency, graph.keys),)
+        known: tuple[Figure, ...] = (figures.latency_of(latency, graph.keys),)
         notes.append("memory is not stated: the network has not been quantized yet")
     else:
         if precision == "fp32" and integer:

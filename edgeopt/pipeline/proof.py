@@ -160,9 +160,9 @@ def prove(
         if profile.folder is not None:
             checks += _host_checks(name, host, final, vectors, cache)
         if isinstance(engine, Missing):
-            checks.append(_check(verify.skipped("torch = artifact", engine)))
+            checks.append(as_check(verify.skipped("torch = artifact", engine)))
         else:
-            checks += _artifact_checks(files, name, profile, engine, vectors)
+            checks += artifact_checks(files, name, profile, engine, vectors)
             if engine.where == "host":
                 latency = measure(files, name, profile, engine)
         return {"proof.json": msgspec.json.encode(_Stored(tuple(checks), latency))}
@@ -191,40 +191,45 @@ def _engine_checks(model: Mapping[str, bytes], final: Final, vectors: TestVector
     if trained:
         outputs = run_onnx_rows(model["model.onnx"], inputs)
         checks.append(
-            _check(
+            as_check(
                 verify.compare(
                     {name: trained[name][:, None] for name in trained}, outputs,
                     what="torch = onnxruntime (fp32)", where="host", tolerance=FP32_TOLERANCE,
                 )
             )
         )  # fmt: skip
-    outputs = run_onnx_rows(final.model, inputs)
-    moved = {
-        tensor: np.concatenate([final.imported.outputs[o].from_onnx(row)[None]
-                                for row in outputs[o]])
-        for o, tensor in zip(final.imported.outputs, final.imported.network.outputs, strict=True)
-    }  # fmt: skip
-    if final.precision == "int8":
-        checks.append(
-            _check(
-                verify.compare(
-                    _in_steps(final.imported.network, vectors.outputs),
-                    _in_steps(final.imported.network, moved),
-                    what="torch simulation = onnxruntime (int8)", where="host",
-                    tolerance=FP32_TOLERANCE, max_steps=ORT_STEPS, min_equal=ORT_EQUAL_SHARE,
-                )
-            )
-        )  # fmt: skip
-    elif not trained:
-        checks.append(
-            _check(
-                verify.compare(
-                    dict(vectors.outputs), moved, what="torch = onnxruntime (fp32)", where="host",
-                    tolerance=FP32_TOLERANCE,
-                )
-            )
-        )  # fmt: skip
+    if not trained or final.precision == "int8":
+        checks += against_ort(final, inputs, vectors)
     return checks
+
+
+def against_ort(
+    final: Final, inputs: Mapping[str, npt.NDArray[Any]], vectors: TestVectors
+) -> list[Check]:
+    """The reference against onnxruntime on the final model.
+
+    Args:
+        final: the model that was compiled.
+        inputs: model input name -> [N, ...] in the model's layout.
+        vectors: the reference's inputs and outputs.
+    """
+    outputs = run_onnx_rows(final.model, inputs)
+    network = final.imported.network
+    moved = {
+        tensor: np.stack([final.imported.outputs[o].from_onnx(row) for row in outputs[o]])
+        for o, tensor in zip(final.imported.outputs, network.outputs, strict=True)
+    }
+    integer = final.precision == "int8"
+    found = verify.compare(
+        _in_steps(network, vectors.outputs) if integer else dict(vectors.outputs),
+        _in_steps(network, moved) if integer else moved,
+        what="torch simulation = onnxruntime (int8)" if integer else "torch = onnxruntime (fp32)",
+        where="host",
+        tolerance=FP32_TOLERANCE,
+        max_steps=ORT_STEPS if integer else 0,
+        min_equal=ORT_EQUAL_SHARE if integer else 1.0,
+    )
+    return [as_check(found)]
 
 
 def run_onnx_rows(model: bytes, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
@@ -256,14 +261,14 @@ def _host_checks(
     """The same network built for this machine and run here."""
     engine = verify.engine_for(host)
     if isinstance(engine, Missing):
-        return [_check(verify.skipped("torch = artifact", engine))]
+        return [as_check(verify.skipped("torch = artifact", engine))]
     artifact = make_artifact(final.imported.network, host.target)
     kernels, _ = build_kernels(artifact, name, cache)
     code = bundle.render_code(name, "edgeopt verify", {}, artifact, kernels, vectors)
-    return _artifact_checks(code.files, name, host, engine, vectors)
+    return artifact_checks(code.files, name, host, engine, vectors)
 
 
-def _artifact_checks(
+def artifact_checks(
     files: Mapping[str, bytes],
     name: str,
     profile: DeviceProfile,
@@ -282,10 +287,10 @@ def _artifact_checks(
         vectors.outputs, done.outputs, what="torch = artifact", where=where,
         tolerance=vectors.tolerance,
     )  # fmt: skip
-    return [_check(compared), _check(done.self_test, where=where)]
+    return [as_check(compared), as_check(done.self_test, where=where)]
 
 
-def _check(found: Comparison, where: str = "") -> Check:
+def as_check(found: Comparison, where: str = "") -> Check:
     kept = asdict(found)
     return Check(
         kept["what"], where or kept["where"], kept["result"], kept["detail"], kept["vectors"],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from edgeopt.codegen import cost
 from edgeopt.core.device import DeviceProfile
+from edgeopt.core.errors import InputError
 from edgeopt.core.estimates import Budget, LatencyModel
 from edgeopt.ofa.describe import describe
 from edgeopt.ofa.search import Candidate, Costs, search
@@ -51,7 +52,7 @@ def search_entry(
         detail(text if best is None else f"{text}, best {100 * best:.1f} %")
 
     domain = JointDomain(space, precisions)
-    loss = {"f32": 0.0, "i8": entry.card.int8.mean_loss}
+    loss = {"f32": 0.0, "i8": int8_loss(entry) if "i8" in precisions else 0.0}
     result = search(
         domain, joint_predictor(predictor.predict, loss), costs, budget,
         seed=seed, evaluations=evaluations, progress=progress,
@@ -67,12 +68,27 @@ def search_entry(
     )
 
 
+def int8_loss(entry: ZooEntry) -> float:
+    """Mean accuracy (0..1) that int8 was measured to cost; never counted as a gain.
+
+    Raises:
+        InputError: the entry's card has no such measurement.
+    """
+    if entry.card.int8 is None:
+        raise InputError(
+            "what int8 costs was not measured for this supernet",
+            where=f"zoo entry {entry.name}",
+            hint="compile with --precision fp32, or build the entry again",
+        )
+    return max(0.0, entry.card.int8.mean_loss)
+
+
 def _accuracy(
     best: Candidate[Choice], interval: tuple[float, float], how: str, entry: ZooEntry
 ) -> AccuracyInfo:
     value = best.accuracy
     if best.config.precision == "i8":
-        how += f", less {100 * entry.card.int8.mean_loss:.2f} points for int8 (mean of measured subnets)"
+        how += f", less {100 * int8_loss(entry):.2f} points for int8 (mean of measured subnets)"
     return AccuracyInfo(value, value + interval[0], value + interval[1], how)
 
 

@@ -136,7 +136,7 @@ def _from_zoo(
     inputs = {
         "entry": entry.digest,
         "device": profile.fingerprint,
-        "latency": latency.latency_digest(profile),
+        "latency": latency.model_digest(model),
         "budget": repr(request.budget),
         "precisions": ",".join(precisions),
         "seed": str(request.seed),
@@ -270,7 +270,8 @@ def calibration_images(data: Path | None, chosen: Chosen) -> npt.NDArray[np.uint
 
     assert chosen.entry is not None and chosen.space is not None and chosen.subnet is not None
     if data is None:
-        return chosen.entry.calibration
+        shipped: npt.NDArray[np.uint8] = chosen.entry.calibration
+        return shipped
     loaded = load_images(data, "train", chosen.subnet.resolution)
     images: npt.NDArray[np.uint8] = loaded.images[:CALIBRATION_IMAGES]
     return images
