@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,13 @@ from networks import Builder, mobilenet, random_inputs
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeopt.codegen.lower import lower
+from edgeopt.codegen.plan import check_plan, plan
 from edgeopt.codegen.reference import run_kernels, run_network
 from edgeopt.core.errors import InputError
 from edgeopt.core.network import Network, Op, Quant, Tensor
+from edgeopt.graph.importer import import_model
+from edgeopt.graph.load import load_model
+from edgeopt.graph.reference import run_onnx as run_model
 
 F = torch.nn.functional
 
@@ -378,3 +383,31 @@ def test_an_accumulator_that_does_not_fit_is_not_hidden() -> None:
     network.ops[0].constants["b"][:] = 2**31 - 1
     with pytest.raises(OverflowError, match="32 bits"):
         run_network(network, {"in0": np.full((1, 4), 127, np.int8)})
+
+
+@pytest.mark.parametrize(
+    "name", ["kws_ref_model.op18.onnx", "vww_96_int8.op18.onnx", "vww_96_float.op18.onnx"]
+)
+def test_published_models_equal_onnxruntime(data_dir: Path, name: str) -> None:
+    """Import, lowering and both executors on the MLPerf Tiny reference models."""
+    model = load_model(data_dir / "mlperf_tiny" / name, isolated=False)
+    imported = import_model(model, isolated=False)
+    draw = np.random.default_rng(2)
+    given = {}
+    for key, known in imported.inputs.items():
+        if known.onnx_dtype == "float32":
+            given[key] = draw.uniform(0, 1, known.onnx_shape).astype(np.float32)
+        else:
+            given[key] = draw.integers(-128, 128, known.onnx_shape).astype(known.onnx_dtype)
+    stored = {key: imported.inputs[key].from_onnx(value) for key, value in given.items()}
+    graph = lower(imported.network)
+    check_plan(graph, plan(graph))
+    expected = run_model(model.SerializeToString(), given)
+    one, other = run_network(imported.network, stored), run_kernels(graph, stored)
+    for key, value in one.items():
+        np.testing.assert_array_equal(other[key], value)
+        result = imported.outputs[key].to_onnx(value)
+        if value.dtype == np.int8:
+            np.testing.assert_array_equal(result, expected[key])
+        else:
+            np.testing.assert_allclose(result, expected[key], rtol=1e-4, atol=1e-6)
