@@ -42,15 +42,12 @@ def lower(network: Network) -> KernelGraph:
         if root.kind == "reshape" or (root.kind == "transpose" and _moves_nothing(network, root)):
             aliases[root.output] = aliases.get(root.inputs[0], root.inputs[0])
             continue
-        name = root.name or root.output
-        while name in names:
-            name += "_"
-        names.add(name)
+        name = _unused(root.name or root.output, names)
         if constants.averages_unevenly(network, root):
             kernels += _in_float(network, group, name, extra)
         else:
             kernels.append(_LOWER[root.kind](network, group, name))
-    _copy_shared_outputs(network, kernels, aliases)
+    _copy_shared_outputs(network, kernels, aliases, names)
     tensors = {**network.tensors, **extra}
     return KernelGraph(
         network.name, tensors, tuple(kernels), network.inputs, network.outputs, aliases
@@ -73,7 +70,16 @@ def lower_shapes(network: Network, precision: str = "f32") -> KernelGraph:
     return lower(as_int8(network))
 
 
-def _copy_shared_outputs(network: Network, kernels: list[Kernel], aliases: dict[str, str]) -> None:
+def _unused(name: str, names: set[str]) -> str:
+    while name in names:
+        name += "_"
+    names.add(name)
+    return name
+
+
+def _copy_shared_outputs(
+    network: Network, kernels: list[Kernel], aliases: dict[str, str], names: set[str]
+) -> None:
     """Copy into outputs that would share storage with an input or with another output."""
     owners = set(network.inputs)
     # Outputs that own their storage come first: those that only look at it are copied.
@@ -95,7 +101,7 @@ def _copy_shared_outputs(network: Network, kernels: list[Kernel], aliases: dict[
         tensor = network.tensors[output]
         shape = key_shape(tensor.shape)
         key = _key("copy", shape, shape, tensor.dtype, tensor.dtype)
-        kernels.append(Kernel(f"copy_{output}", key, (root,), output))
+        kernels.append(Kernel(_unused(f"copy_{output}", names), key, (root,), output))
 
 
 def _moves_nothing(network: Network, op: Op) -> bool:

@@ -7,6 +7,7 @@ the fast matrix product that numpy has only for floats.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -130,15 +131,20 @@ def resize_nearest(x: Numbers, out_shape: tuple[int, ...]) -> Numbers:
     return x[:, rows][:, :, columns]
 
 
-def run_onnx(payload: bytes, inputs: list[Numbers]) -> list[Numbers]:
-    """Run a one-node ONNX model through onnxruntime, unoptimised, on one thread."""
+@functools.lru_cache(maxsize=64)
+def _session(payload: bytes) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(payload, options, providers=["CPUExecutionProvider"])
+
+
+def run_onnx(payload: bytes, inputs: list[Numbers]) -> list[Numbers]:
+    """Run a one-node ONNX model through onnxruntime, unoptimised, on one thread."""
+    session = _session(payload)
     names = [item.name for item in session.get_inputs()]
     outputs: list[Numbers] = session.run(None, dict(zip(names, inputs, strict=True)))
     return outputs

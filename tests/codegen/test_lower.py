@@ -284,6 +284,55 @@ def test_search_sees_the_kernels_of_the_exported_network(index: int) -> None:
         np.testing.assert_array_equal(value, expected[name])
 
 
+def random_exportable(draw: Any) -> Network:
+    """A random network of the operators that the exporter writes."""
+    b = Builder(draw(st.integers(0, 99)))
+    names = [b.input(1, 8, 8, 3)]
+    kinds = st.sampled_from(["conv", "depthwise", "act", "act", "add", "mul", "gate"])
+    for _ in range(draw(st.integers(1, 8))):
+        x = draw(st.sampled_from(names[-3:]))
+        shape = b.tensors[x].shape
+        peers = [n for n in names if b.tensors[n].shape == shape and n != x]
+        kind = draw(kinds)
+        if kind == "conv":
+            size, stride = draw(st.sampled_from([1, 3])), draw(st.sampled_from([1, 2]))
+            names.append(b.conv(x, draw(st.sampled_from([4, 8])), size, stride))
+        elif kind == "depthwise":
+            names.append(b.depthwise(x))
+        elif kind == "act":
+            # no sigmoid: its product with its own input is imported as one function, silu
+            names.append(b.act(x, draw(st.sampled_from(["relu", "hardswish", "tanh"]))))
+        elif kind == "gate":
+            names.append(b.squeeze_excite(x, 4))
+        elif peers:
+            names.append(getattr(b, kind)(x, draw(st.sampled_from(peers))))
+    pooled = b.gap(names[-1])
+    last = b.linear(b.reshape(pooled, 1, b.tensors[pooled].shape[-1]), 5)
+    needed, ops = {last}, []
+    for op in reversed(b.ops):
+        if op.output in needed:
+            ops.append(op)
+            needed.update(op.inputs)
+    tensors = {name: b.tensors[name] for name in b.tensors if name in needed}
+    return Network("random", tensors, tuple(ops[::-1]), tuple(b.inputs), (last,))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_any_exported_network_has_the_kernels_foreseen(data: Any) -> None:
+    network = random_exportable(data.draw)
+    model = onnx.load_from_string(build_onnx(network))
+
+    def counted(graph: KernelGraph) -> list[str]:
+        return sorted(texts(graph))
+
+    floats = lower(import_network(model, isolated=False))
+    assert counted(floats) == counted(lower_shapes(network, "f32"))
+    images = np.random.default_rng(0).normal(0, 1, (2, 3, 8, 8)).astype(np.float32)
+    quantized = import_network(quantize_model(model, calibrate(model, images)), isolated=False)
+    assert counted(lower(quantized)) == counted(lower_shapes(network, "i8"))
+
+
 def test_float_islands_of_an_int8_network_stand_between_conversions() -> None:
     b = Builder(0, constants=False)
     x = b.act(b.conv(b.input(1, 4, 4, 4), 8), "relu")
