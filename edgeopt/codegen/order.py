@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from edgeopt.codegen.storage import overwritable, scratch_list
 from edgeopt.core.kernels import KernelGraph
 
-#: Partial orders kept at each step.
-BEAM = 48
+#: Partial orders kept at each step, and how far past the first kernel that has not run they look.
+BEAM, AHEAD = 48, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,8 @@ def order_for_memory(
     for _ in range(count):
         best: dict[int, _State] = {}
         for state in beam:
-            for index in range(count):
+            first = (~state.done & (state.done + 1)).bit_length() - 1  # the first that has not run
+            for index in range(first, min(count, first + AHEAD)):
                 if state.done >> index & 1 or facts.needs[index] & ~state.done:
                     continue
                 after = _run(facts, state, index)

@@ -20,8 +20,8 @@ __all__ = ["PlanError", "check_plan", "overwritable", "plan", "scratch_name"]
 
 #: How often an order is mended, and how often without gain.
 _MENDINGS, _STALE = 24, 5
-#: Nodes an exact search may visit before it settles for the best plan so far.
-_EXACT_NODES = 200_000
+#: Blocks that an exact search takes on, and nodes it visits before it settles for the best so far.
+_EXACT_BLOCKS, _EXACT_NODES = 200, 200_000
 
 
 @dataclass(slots=True)
@@ -236,7 +236,7 @@ def plan(
                 best_bytes, best = arena, offsets
         if best_bytes == bound:
             break
-        if exact:
+        if exact and len(blocks) <= _EXACT_BLOCKS:
             improved = _search(blocks, max(max(pressure), bound), best_bytes)
             if improved is not None:
                 best_bytes, best = improved
