@@ -248,6 +248,8 @@ def to_int8(step: Step, rng: np.random.Generator) -> Step:
             "multiplier": np.full(1, 0.01, np.float32),
             "qparams": np.array([3, -128, -5, -128, 127], np.int32),
         }
+    elif key.op == "activation":
+        constants = {"lut": np.arange(-128, 128).astype(np.int8)}
     elif key.op == "global_avgpool":
         constants = {
             "multiplier": np.full(1, 0.01, np.float32),

@@ -2,12 +2,13 @@
 
 f32 reads the input where it lies; the columns whose window leaves the map are emitted apart with
 their taps clipped, and rows outside are skipped by loop bounds, so no inner loop branches.
-int8 first widens (and pads) a block of channels of a band of rows into scratch, two rows
-interleaved where the processor multiplies pairs.
+int8 first widens (and pads) a block of channels of a band of rows into scratch; where the
+processor multiplies and adds pairs, each row interleaved with the one below.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -35,6 +36,7 @@ class Plan:
     band: int  # int8: output rows computed from one staged band
     rows: int  # int8: staged input rows
     cols: int  # int8: staged input columns
+    step: int  # int8: input rows between staged rows
     stage_elements: int  # int8: int16 elements of scratch
 
     @property
@@ -53,8 +55,8 @@ def plan_of(key: OpKey, isa: Isa) -> Plan:
     out_h, out_w = key.out_shape[0], key.out_shape[1]
     kernel_w = key.kernel[1]
     if integer:
-        # two accumulators a pixel; the rest holds activations and weights
-        room = max((isa.registers - 5) // 2, 1)
+        # two accumulators a pixel; the rest holds weights and products
+        room = max((isa.registers - 4) // 2, 1)
         vectors = 1
     else:
         room = isa.registers - 2 - (kernel_w if isa.registers > 16 else 3)
@@ -62,15 +64,19 @@ def plan_of(key: OpKey, isa: Isa) -> Plan:
     limit = max(min(room // vectors, 8 if integer else 10), 1)
     count = -(-out_w // limit)
     pixels = -(-out_w // count)
-    used_h = (key.kernel[0] - 1) * key.dilations[0] + 1
     used_w = (kernel_w - 1) * key.dilations[1] + 1
     cols = (out_w - 1) * key.strides[1] + used_w
-    row_bytes = cols * lanes * 2
-    fitting = max(isa.l1d_bytes // 2 // row_bytes, used_h + 3 * key.strides[0])
-    band = min(out_h, max((fitting - used_h) // key.strides[0] + 1, 1))
+    # Staged rows: each input row, or (where rows are paired) row r beside row r + dilation.
+    paired = pairs_rows(isa)
+    down = key.dilations[0]
+    last = 2 * (-(-key.kernel[0] // 2) - 1) * down if paired else round_up(key.kernel[0], 2) * down
+    step = math.gcd(key.strides[0], 2 * down) if paired else 1
+    row_elements = cols * lanes * (2 if paired else 1)
+    fitting = isa.l1d_bytes * 2 // 3 // (row_elements * 2) * step
+    band = min(out_h, max((fitting - last - 1) // key.strides[0] + 1, 4, 1))
     band = -(-out_h // -(-out_h // band))
-    rows = (band - 1) * key.strides[0] + used_h
-    return Plan(lanes, blocks, pixels, vectors, band, rows, cols, rows * cols * lanes)
+    rows = ((band - 1) * key.strides[0] + last) // step + 1
+    return Plan(lanes, blocks, pixels, vectors, band, rows, cols, step, rows * row_elements)
 
 
 class Depthwise(BaseTemplate):

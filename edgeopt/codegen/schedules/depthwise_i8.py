@@ -1,13 +1,13 @@
 """Emission of int8 depthwise convolutions.
 
 A block of channels of a band of rows is widened to int16 in scratch, padded, so that the taps
-read it without borders. Where the processor has a pairwise int16 multiply-add, two vertically
-neighbouring inputs are interleaved in registers once and serve every horizontal tap.
+read it without borders. Where the processor has a pairwise int16 multiply-add, each staged row
+holds an input row interleaved with the one below, and one instruction does two taps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgeopt.codegen.abi import KernelFunction
@@ -19,7 +19,6 @@ from edgeopt.codegen.schedules.emit import (
     Registers,
     bcast,
     cast,
-    const,
     intrinsic,
     join,
     part,
@@ -45,6 +44,7 @@ class _Emitter:
         self.half = plan.lanes // 2  # int32 lanes of one accumulator
         self.pairs = pairs_rows(isa)
         self.order = lane_order(isa)
+        self.width = plan.lanes * (2 if self.pairs else 1)  # staged elements of a pixel
         b = Builder(function, {**sizes, "x0": elements(key.in_shape), "y": elements(key.out_shape)})
         self.b = b
         self.stage_buffer = b.scratch_view("i16", 0, plan.stage_elements)
@@ -77,23 +77,50 @@ class _Emitter:
     def stage(self, block: Expr, first: Expr, valid: int) -> None:
         """Widen and pad one block of channels of the band's input rows."""
         b, key, plan = self.b, self.key, self.plan
-        height, width, channels = key.in_shape
-        lanes, left = plan.lanes, key.pads[1]
-        copied = min(width, plan.cols - left)
-        fill = bcast(self.pad, lanes)
+        height, down = key.in_shape[0], key.dilations[0]
         with b.loop(plan.rows, "row") as row:
-            at = b.bind(first * key.strides[0] + row - key.pads[0], "at")
-            to = b.bind(row * (plan.cols * lanes), "to")
-            outside = tirx.Or(at < 0, at >= height)
-            with b.when(outside), b.loop(plan.cols, "col") as col:
-                b.store(self.stage_buffer, to + col * lanes, fill)
-            with b.when(tirx.Not(outside)):
-                for col in (*range(left), *range(left + copied, plan.cols)):
-                    b.store(self.stage_buffer, to + col * lanes, fill)
-                with b.loop(copied, "col") as col:
-                    place = (at * width + col) * channels + block * lanes
-                    value = b.load_some(b["x0"], place, valid, lanes)
-                    b.store(self.stage_buffer, to + (left + col) * lanes, cast(value, "int16"))
+            at = b.bind(first * key.strides[0] + row * plan.step - key.pads[0], "at")
+            to = b.bind(row * (plan.cols * self.width), "to")
+            inside = b.bind(tirx.And(at >= 0, at < height), "inside")
+            below = b.bind(at + down, "below")
+            below_inside = b.bind(tirx.And(below >= 0, below < height), "inside")
+            for upper in (True, False):
+                mine = inside if upper else tirx.Not(inside)
+                if not self.pairs:
+                    with b.when(mine):
+                        self.stage_row(block, [at if upper else None], to, valid)
+                    continue
+                for lower in (True, False):
+                    other = below_inside if lower else tirx.Not(below_inside)
+                    with b.when(tirx.And(mine, other)):
+                        rows = [at if upper else None, below if lower else None]
+                        self.stage_row(block, rows, to, valid)
+
+    def stage_row(self, block: Expr, rows: Sequence[Expr | None], to: Expr, valid: int) -> None:
+        """One staged row from one or two input rows; None is a row of padding."""
+        b, key, plan = self.b, self.key, self.plan
+        _, width, channels = key.in_shape
+        left = key.pads[1]
+        copied = min(width, plan.cols - left)
+        pad = bcast(self.pad, plan.lanes)
+
+        def put(col: Expr, values: Sequence[Expr]) -> None:
+            stored = values if len(values) == 1 else self.interleave(values[0], values[1])
+            for h, value in enumerate(stored):
+                b.store(self.stage_buffer, to + col * self.width + h * plan.lanes, value)
+
+        for col in (*range(left), *range(left + copied, plan.cols)):
+            put(col, [pad] * len(rows))
+        with b.loop(copied, "col") as col:
+            values = []
+            for row in rows:
+                if row is None:
+                    values.append(pad)
+                    continue
+                place = (row * width + col) * channels + block * plan.lanes
+                loaded = b.load_some(b["x0"], place, valid, plan.lanes)
+                values.append(b.bind(cast(loaded, "int16")))
+            put(left + col, values)
 
     def row(self, block: Expr, first: Expr, row: Expr, valid: int) -> None:
         b, plan = self.b, self.plan
@@ -111,11 +138,20 @@ class _Emitter:
         low, high = self.halves(bias)
         for m in range(pixels):
             acc[2 * m], acc[2 * m + 1] = low, high
-        x_at = b.bind((row * key.strides[0] * plan.cols + col * key.strides[1]) * lanes, "x_at")
+        row_width = plan.cols * self.width
+        x_at = b.bind(
+            row * (key.strides[0] // plan.step) * row_width + col * key.strides[1] * self.width,
+            "x_at",
+        )
         pairs = -(-key.kernel[0] // 2)
-        for pair in range(pairs):
+        down = key.dilations[0] * row_width
+        with b.loop(pairs, "pair") as pair:
             w_at = (block * pairs + pair) * (key.kernel[1] * lanes * 2)
-            self.pair_taps(acc, x_at, w_at, pair, pixels)
+            if self.pairs:
+                below = 2 * key.dilations[0] // plan.step * row_width
+                self.paired_taps(acc, x_at + pair * below, w_at, pixels)
+            else:
+                self.single_taps(acc, x_at + pair * 2 * down, down, w_at, pixels)
         place = ((first + row) * key.out_shape[1] + col) * channels + block * lanes
         scale = b.bind(b.load(b["multiplier"], block * lanes, lanes))
         if self.requantize.packs:
@@ -129,39 +165,38 @@ class _Emitter:
             value = self.requantize(b.bind(cast(total, "float32") * scale))
             b.store_some(b["y"], place + m * channels, b.bind(value), valid)
 
-    def pair_taps(self, acc: Registers, x_at: Expr, w_at: Expr, pair: int, pixels: int) -> None:
-        """Two rows of the kernel."""
-        b, key, plan, half = self.b, self.key, self.plan, self.half
-        lanes, stride, dilation = plan.lanes, key.strides[1], key.dilations[1]
-        single = 2 * pair + 1 >= key.kernel[0]
-        meets: dict[int, list[tuple[int, int]]] = {}
-        for m in range(pixels):
-            for kw in range(key.kernel[1]):
-                meets.setdefault(m * stride + kw * dilation, []).append((m, kw))
-        weights = {}
+    def paired_taps(self, acc: Registers, x_at: Expr, w_at: Expr, pixels: int) -> None:
+        """Two rows of the kernel, interleaved."""
+        b, key, lanes = self.b, self.key, self.plan.lanes
         for kw in range(key.kernel[1]):
             at = w_at + kw * lanes * 2
-            weights[kw] = [b.load(b["weights"], at + h * lanes, lanes) for h in range(2)]
-        for column in sorted(meets):
-            rows = []
-            for r in range(1 if single else 2):
-                down = (2 * pair + r) * key.dilations[0] * plan.cols
-                at = x_at + (down + column) * lanes
-                rows.append(b.bind(b.load(self.stage_buffer, at, lanes)))
-            if single:
-                rows.append(const(0, "int16", lanes))
-            if self.pairs:
-                low, high = (b.bind(v) for v in self.interleave(rows[0], rows[1]))
-            for m, kw in meets[column]:
-                if self.pairs:
-                    acc[2 * m] = acc[2 * m] + self.madd(low, weights[kw][0])
-                    acc[2 * m + 1] = acc[2 * m + 1] + self.madd(high, weights[kw][1])
-                    continue
-                for r in range(1 if single else 2):
+            weights = [b.bind(b.load(b["weights"], at + h * lanes, lanes)) for h in range(2)]
+            for m in range(pixels):
+                column = m * key.strides[1] + kw * key.dilations[1]
+                for h in range(2):
+                    x = b.load(self.stage_buffer, x_at + column * self.width + h * lanes, lanes)
+                    acc[2 * m + h] = acc[2 * m + h] + self.madd(x, weights[h])
+
+    def single_taps(self, acc: Registers, x_at: Expr, down: int, w_at: Expr, pixels: int) -> None:
+        """Two rows of the kernel, ``down`` apart; past the last row weights are zero."""
+        b, key, half, lanes = self.b, self.key, self.half, self.plan.lanes
+        for r in range(2):
+            meets: dict[int, list[tuple[int, int]]] = {}
+            for m in range(pixels):
+                for kw in range(key.kernel[1]):
+                    column = m * key.strides[1] + kw * key.dilations[1]
+                    meets.setdefault(column, []).append((m, kw))
+            weights = [
+                b.bind(b.load(b["weights"], w_at + (2 * kw + r) * lanes, lanes))
+                for kw in range(key.kernel[1])
+            ]
+            for column in sorted(meets):
+                x = b.bind(b.load(self.stage_buffer, x_at + r * down + column * lanes, lanes))
+                for m, kw in meets[column]:
                     for h in range(2):
-                        x = cast(part(rows[r], h * half, half), "int32")
-                        w = cast(part(weights[kw][r], h * half, half), "int32")
-                        acc[2 * m + h] = acc[2 * m + h] + x * w
+                        left = cast(part(x, h * half, half), "int32")
+                        right = cast(part(weights[kw], h * half, half), "int32")
+                        acc[2 * m + h] = acc[2 * m + h] + left * right
 
     # -- how lanes are paired: within 128-bit halves, as the interleaving instructions do ----
 
