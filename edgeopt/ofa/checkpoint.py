@@ -62,7 +62,8 @@ def load_weights(space: SearchSpace, path: Path) -> Supernet:
     """
     where = str(path)
     data = read_bytes(path, max_bytes=MAX_FILE_BYTES, noun="weights file")
-    expected = Supernet(space).state_dict()
+    with torch.device("meta"):
+        expected = Supernet(space).state_dict()
     arrays: dict[str, Array] = {}
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -145,8 +146,13 @@ def load_ofa_state_dict(
         InputError: listing keys that are missing, unexpected or of the wrong shape, or holding
             values that are not finite.
     """
-    net = Supernet(space)
-    expected = {k: v for k, v in net.state_dict().items() if not k.endswith(_COUNTER)}
+    with torch.device("meta"):  # every value is about to be replaced: draw no random ones
+        net = Supernet(space)
+    net.to_empty(device="cpu")
+    state = net.state_dict()
+    expected = {k: v for k, v in state.items() if not k.endswith(_COUNTER)}
+    for name in state.keys() - expected.keys():
+        state[name].zero_()
     given: dict[str, Tensor] = {}
     for key, value in mapping.items():
         name = _modern(str(key))

@@ -18,12 +18,13 @@ INPUT = "image"
 OUTPUT = "logits"
 
 _ONES = (1, 1)
+_SIXTH = 0.1666666716337204  # 1/6 as a float32, which is what an ONNX file holds
 _NO_ATTRS: Mapping[str, object] = MappingProxyType({})
 _FUNCTIONS: Mapping[str, Mapping[str, object]] = MappingProxyType(
     {
         "relu": MappingProxyType({"function": "relu"}),
         "hardswish": MappingProxyType({"function": "hardswish"}),
-        "hardsigmoid": MappingProxyType({"function": "hardsigmoid", "alpha": 1 / 6, "beta": 0.5}),
+        "hardsigmoid": MappingProxyType({"function": "hardsigmoid", "alpha": _SIXTH, "beta": 0.5}),
     }
 )
 

@@ -53,6 +53,12 @@ mix_width = 16
 """
 
 
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """Tiny networks gain nothing from threads, and lose much on a busy machine."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture
 def tiny() -> SearchSpace:
     return parse_space(TINY)
