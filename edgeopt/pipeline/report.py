@@ -53,7 +53,8 @@ def show_figure(figure: Figure) -> tuple[str, str, str]:
     if figure.low is not None and figure.high is not None and figure.low < figure.high:
         low, high = (show_value(figure.name, v) for v in (figure.low, figure.high))
         text += f" ({low} to {high})"
-    return title, text, f"{figure.source}: {figure.how}" if figure.how else figure.source
+    how = figure.how if figure.how.startswith(figure.source) else f"{figure.source}: {figure.how}"
+    return title, text, how if figure.how else figure.source
 
 
 def render_report(manifest: Manifest, points: Sequence[PointInfo]) -> str:
