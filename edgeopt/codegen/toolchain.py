@@ -24,6 +24,8 @@ from edgeopt.core.errors import ToolError
 #: Flags of every compilation: the warnings that generated code must not cause.
 STRICT_FLAGS = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Werror")
 TIMEOUT_S = 300
+#: Zig compiles the C library for a target when it is first asked for it, and keeps it.
+ZIG_TIMEOUT_S = 1200
 _MAX_OUTPUT_LINES = 30
 
 _INSTALL = {
@@ -165,13 +167,15 @@ def run(
     *,
     compiler: Compiler | None = None,
     cwd: Path | None = None,
-    timeout_s: float = TIMEOUT_S,
+    timeout_s: float | None = None,
 ) -> str:
     """Run a build tool and return its standard output.
 
     Raises:
         ToolError: it cannot be started, fails, or runs too long.
     """
+    if timeout_s is None:
+        timeout_s = ZIG_TIMEOUT_S if compiler is not None and compiler.zig else TIMEOUT_S
     try:
         done = subprocess.run(
             list(command), cwd=cwd, env=_environment(compiler), timeout=timeout_s, check=False,

@@ -1,7 +1,7 @@
 """A network whose kernels are written by hand in C: tests the generated C without a compiler stack.
 
-    x f32[1,4,4,3] -> scale by w0 and add b -> t -> u = t + x (residual) -> y = sum over space [1,3]
-    and q i8[1,3] = lut of (i8) input k
+x f32[1,4,4,3] -> scale by w0 and add b -> t -> u = t + x (residual) -> y = sum over space [1,3]
+and q i8[1,3] = lut of (i8) input k
 """
 
 from __future__ import annotations

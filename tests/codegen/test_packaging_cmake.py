@@ -16,9 +16,7 @@ from edgeopt.codegen.packagings import Package, package
 from edgeopt.core.errors import InputError
 
 
-def bundle(
-    folder: Path, name: str = "net", device: str = "local", compiler: str = "gcc"
-) -> Path:
+def bundle(folder: Path, name: str = "net", device: str = "local", compiler: str = "gcc") -> Path:
     """A bundle for a device, written to a folder."""
     work = folder / f"objects-{name}"
     work.mkdir(parents=True)
@@ -107,9 +105,7 @@ def test_an_installed_bundle_is_found(
 ) -> None:
     needs_tool("cmake")
     needs_tool("gcc")
-    build(
-        bundle(tmp_path), tmp_path / "b1", f"-DBUILD_SHARED_LIBS={shared}", "-DNET_PROGRAMS=OFF"
-    )
+    build(bundle(tmp_path), tmp_path / "b1", f"-DBUILD_SHARED_LIBS={shared}", "-DNET_PROGRAMS=OFF")
     run("cmake", "--install", tmp_path / "b1", "--prefix", tmp_path / "usr")
     shutil.move(tmp_path / "usr", tmp_path / "moved")  # the package is relocatable
     source = app(tmp_path / "app", "find_package(net 1.0 REQUIRED)", "edgeopt::net")
@@ -138,9 +134,7 @@ def test_the_wrong_compiler_is_refused_with_advice(
     if toolchain.host_arch() == "aarch64":
         pytest.skip("this machine is of that processor")
     source = bundle(tmp_path, device="rpi4", compiler="aarch64-linux-gnu-gcc")
-    shown = run(
-        "cmake", "-S", source, "-B", tmp_path / "b", "-DCMAKE_C_COMPILER=gcc", fails=True
-    )
+    shown = run("cmake", "-S", source, "-B", tmp_path / "b", "-DCMAKE_C_COMPILER=gcc", fails=True)
     assert "use a toolchain for aarch64" in " ".join(shown.split())
 
 

@@ -390,7 +390,7 @@ def test_the_header_states_sizes_and_quantization() -> None:
     assert scale is not None and float.fromhex(scale[1]) == float(np.float32(0.1))
 
 
-HOSTILE = "*/ #error \\\n\"%s\" ??/ `rm` \x00\x1b[2J é {{ 7 }}"
+HOSTILE = '*/ #error \\\n"%s" ??/ `rm` \x00\x1b[2J é {{ 7 }}'
 
 
 def test_model_text_cannot_leave_comments_and_strings(tmp_path: Path) -> None:
@@ -420,9 +420,7 @@ def test_model_text_cannot_leave_comments_and_strings(tmp_path: Path) -> None:
 def test_an_output_that_is_a_view_of_an_input_is_copied(tmp_path: Path) -> None:
     tensors = {"x": Tensor("x", (1, 2, 2, 1)), "flat": Tensor("flat", (1, 4)),
                "again": Tensor("again", (4,))}  # fmt: skip
-    graph = KernelGraph(
-        "view", tensors, (), ("x",), ("flat", "again"), {"flat": "x", "again": "x"}
-    )
+    graph = KernelGraph("view", tensors, (), ("x",), ("flat", "again"), {"flat": "x", "again": "x"})
     code = emit.render(
         graph, MemoryPlan((), 0, 0, 64), (), (), {}, name="view", origin=emit.Origin("test")
     )
@@ -481,4 +479,3 @@ def test_parts_that_contradict_each_other_are_found(
 def test_templates_refuse_missing_variables() -> None:
     with pytest.raises(jinja2.UndefinedError, match="'net' is undefined"):
         emit.render_template("header.h.j2", banner=())
-

@@ -82,4 +82,3 @@ def test_a_network_on_this_machine_and_under_emulation(integer: bool) -> None:
     if integer:
         for name, left in outputs["local"].items():
             np.testing.assert_array_equal(left, outputs["rpi4"][name])
-

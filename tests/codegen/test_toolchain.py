@@ -130,6 +130,7 @@ def test_a_cross_compiled_program_needs_no_libraries(
     assert subprocess.run([qemu, program], check=True, capture_output=True).stdout == b"hello\n"
 
 
+@pytest.mark.slow  # minutes when zig compiles its C library for the first time
 def test_zig_serves_where_nothing_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs_tool: Callable[[str], str]
 ) -> None:
