@@ -32,6 +32,8 @@ from edgeopt.latency.table import LatencyTable, Measurement
 
 JOURNAL_SCHEMA = 1
 OUTLIER = 3.0  # times the median
+DISTURBED = 0.10  # a window this much slower than the kernel's best met something else
+MIN_GOOD = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,27 +82,32 @@ class Result:
     drift: float  # largest excess of the anchor that was kept
 
 
-def summarise(windows: Sequence[Window]) -> Measurement:
-    """The median over all samples, and half the width of its 95 % interval.
+def summarise(windows: Sequence[Sequence[float]]) -> Measurement:
+    """The median of undisturbed windows, and half the width of its 95 % interval.
 
-    Samples of one visit are alike in what disturbs them, so the interval is that of independent
-    visits: from the order statistics of window medians where there are many, else their range.
+    A window is disturbed when its median exceeds that of the best by more than `DISTURBED`; the
+    `MIN_GOOD` best windows always count. Samples of one visit are alike in what disturbs them, so
+    the interval is that of independent visits: from the order statistics of window medians where
+    there are many, else their range.
     """
-    samples = np.array([value for window in windows for value in window.samples_ns])
-    medians = np.sort([float(np.median(window.samples_ns)) for window in windows])
+    ranked = sorted(windows, key=lambda window: float(np.median(window)))
+    medians = [float(np.median(window)) for window in ranked]
+    good = [m <= medians[0] * (1 + DISTURBED) for m in medians]
+    count = max(sum(good), min(MIN_GOOD, len(medians)))
+    samples = np.array([value for window in ranked[:count] for value in window])
     median = float(np.median(samples))
-    count = len(medians)
+    low, high = medians[0], medians[count - 1]
     if count >= 6:
-        reach = math.floor((count - 1.96 * math.sqrt(count)) / 2)
-        low, high = medians[max(reach, 0)], medians[min(count - 1 - reach, count - 1)]
-    else:
-        low, high = medians[0], medians[-1]
+        reach = max(0, math.floor((count - 1.96 * math.sqrt(count)) / 2))
+        low, high = medians[reach], medians[count - 1 - reach]
+    every = np.array([value for window in windows for value in window])
     return Measurement(
         median_ns=median,
-        spread_ns=float(high - low) / 2,
-        samples=len(samples),
-        outliers=int((samples > OUTLIER * median).sum()),
-        windows=count,
+        spread_ns=(high - low) / 2,
+        samples=len(every),
+        outliers=int((every > OUTLIER * median).sum()),
+        windows=len(windows),
+        disturbed=len(windows) - count,
     )
 
 
@@ -264,9 +271,13 @@ def profile_device(
         raise
     unfinished = tuple(k for k in todo if len(journal.windows.get(k, ())) < protocol.min_windows)
     journal.close(remove=not unfinished)
-    entries = {key: summarise(journal.windows[key]) for key in todo if key not in set(unfinished)}
+    entries = {key: _summary(journal.windows[key]) for key in todo if key not in set(unfinished)}
     table = LatencyTable(**identity, entries=entries, conditions=conditions)  # type: ignore[arg-type]
     return Result(table, skipped, unfinished, run.disturbed, run.worst_drift)
+
+
+def _summary(windows: Sequence[Window]) -> Measurement:
+    return summarise([window.samples_ns for window in windows])
 
 
 class _Run:
@@ -316,7 +327,9 @@ class _Run:
             return False
         if len(windows) >= self.protocol.max_windows:
             return True
-        found = summarise(windows)
+        found = _summary(windows)
+        if found.windows - found.disturbed < self.protocol.min_windows:
+            return False
         return found.spread_ns <= self.protocol.spread * found.median_ns
 
     def pending(self) -> list[OpKey]:

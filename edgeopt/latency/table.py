@@ -30,11 +30,12 @@ class Measurement:
     """What repeated runs of one kernel took.
 
     Attributes:
-        median_ns: median over all samples.
+        median_ns: median over the samples of undisturbed windows.
         spread_ns: half the 95 % confidence interval of the median.
-        samples: runs that were timed.
+        samples: runs that were timed, in all windows.
         outliers: samples above three times the median; they are kept, and counted here.
         windows: separate visits to the kernel, interleaved with the others.
+        disturbed: windows visibly slower than the kernel's best, left out of the median.
     """
 
     median_ns: float
@@ -42,12 +43,13 @@ class Measurement:
     samples: int
     outliers: int = 0
     windows: int = 1
+    disturbed: int = 0
 
     def __post_init__(self) -> None:
         good = math.isfinite(self.median_ns) and self.median_ns > 0
         good = good and math.isfinite(self.spread_ns) and self.spread_ns >= 0
         good = good and self.samples > 0 and 0 <= self.outliers <= self.samples
-        if not good or self.windows < 1:
+        if not good or not 0 <= self.disturbed < self.windows:
             raise InputError(f"a measurement cannot be {asdict(self)}")
 
 
@@ -196,7 +198,7 @@ def load_table(path: Path) -> LatencyTable:
                 spread_ns=_number(values["spread_ns"], "spread_ns", path, number),
                 **{
                     name: _typed(values[name], int, name, path, number)
-                    for name in ("samples", "outliers", "windows")
+                    for name in ("samples", "outliers", "windows", "disturbed")
                 },
             )
         except InputError as error:

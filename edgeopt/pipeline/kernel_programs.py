@@ -231,26 +231,30 @@ class KernelPrograms:
 def time_networks(
     programs: Mapping[str, LocalProgram],
     *,
-    rounds: int = 5,
-    min_ms: int = 60,
+    rounds: int = 8,
+    min_ms: int = 25,
     cpu: int | None = None,
     tick: Callable[[int, int], None] | None = None,
 ) -> dict[str, float]:
     """Median nanoseconds of whole networks, visited in turn so that drift hits all alike.
 
+    The median is that of undisturbed visits, as for kernels.
+
     Raises:
         BoardError: a program fails or prints something else.
     """
-    samples: dict[str, list[float]] = {name: [] for name in programs}
+    from edgeopt.latency.protocol import summarise
+
+    windows: dict[str, list[list[float]]] = {name: [] for name in programs}
     options = ["--runs", "20", "--min-ms", str(min_ms), "--samples"]
     if cpu is not None:
         options += ["--cpu", str(cpu)]
     for number in range(rounds):
         for name, program in programs.items():
-            samples[name].append(_median(read_bench("".join(program.run(options)))))
+            windows[name].append(read_bench("".join(program.run(options))))
         if tick is not None:
             tick(number + 1, rounds)
-    return {name: _median(values) for name, values in samples.items()}
+    return {name: summarise(values).median_ns for name, values in windows.items()}
 
 
 def read_bench(text: str) -> list[float]:
@@ -270,9 +274,3 @@ def read_bench(text: str) -> list[float]:
     if not found or not all(math.isfinite(value) and value > 0 for value in found):
         raise BoardError("printed no usable times", where="bench program", hint="run it again")
     return found
-
-
-def _median(values: Sequence[float]) -> float:
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
