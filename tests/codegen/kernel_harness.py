@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeopt.codegen import schedules
+from edgeopt.codegen import build, schedules
 from edgeopt.codegen.abi import symbol_of
 from edgeopt.core import activations, affine
 from edgeopt.core.kernels import OpKey
@@ -315,3 +315,80 @@ def check(key: OpKey, got: np.ndarray, want: np.ndarray) -> None:
         return
     error = np.abs(got - want) / np.maximum(1.0, np.abs(want))
     assert error.max() <= 1e-5, f"{key}: relative error {error.max():.2e}"
+
+
+_EMULATED = """
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+{declarations}
+int main(int argc, char **argv) {{
+  (void)argc;
+  FILE *in = fopen(argv[1], "rb"), *out = fopen(argv[2], "wb");
+  for (;;) {{
+    int32_t head[3]; /* kernel, pointers, which of them is the output */
+    if (fread(head, 4, 3, in) != 3) break;
+    void *p[10] = {{0}};
+    int32_t size[10];
+    for (int i = 0; i < head[1]; i++) {{
+      if (fread(&size[i], 4, 1, in) != 1) return 2;
+      p[i] = aligned_alloc(64, (size_t)(size[i] + 127) / 64 * 64);
+      if (fread(p[i], 1, (size_t)size[i], in) != (size_t)size[i]) return 2;
+    }}
+    int32_t status = 0;
+    switch (head[0]) {{
+{cases}
+    }}
+    if (status) return 3;
+    fwrite(p[head[2]], 1, (size_t)size[head[2]], out);
+    for (int i = 0; i < head[1]; i++) free(p[i]);
+  }}
+  fclose(out);
+  return 0;
+}}
+"""
+
+
+def run_emulated(
+    keys: Sequence[OpKey], target: TargetSpec, folder: Path, gcc: str, qemu: str, seed: int = 0
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Run every kernel under qemu: (what it computed, what it must)."""
+    (folder / "kernels.o").write_bytes(build.compile_kernels(keys, target))
+    declarations, cases, blobs, wanted = [], [], [], []
+    for index, key in enumerate(keys):
+        inputs, constants = case(key, seed + index)
+        call = arguments(key, target, inputs, constants)
+        template = schedules.select(key, target)
+        assert template is not None
+        args = template.function(key, target).args
+        types = ", ".join(["void *"] * len(args))
+        declarations.append(f"int32_t {symbol_of(key)}({types});")
+        passed = ", ".join(f"p[{i}]" for i in range(len(args)))
+        cases.append(f"    case {index}: status = {symbol_of(key)}({passed}); break;")
+        place = [arg.kind for arg in args].index("output")
+        blobs.append(np.array([index, len(args), place], np.int32).tobytes())
+        for array in call:
+            blobs.append(np.array([array.nbytes], np.int32).tobytes() + array.tobytes())
+        wanted.append((key, len(call[place]), reference(key, inputs, constants)))
+    source = _EMULATED.format(declarations="\n".join(declarations), cases="\n".join(cases))
+    (folder / "main.c").write_text(source)
+    (folder / "in.bin").write_bytes(b"".join(blobs))
+    program = str(folder / "main")
+    subprocess.run(
+        [gcc, "-static", "-o", program, str(folder / "main.c"), str(folder / "kernels.o"), "-lm"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    cpu = "cortex-a76" if "dotprod" in target.features else "cortex-a72"
+    subprocess.run(
+        [qemu, "-cpu", cpu, program, str(folder / "in.bin"), str(folder / "out.bin")], check=True
+    )
+    data, results = (folder / "out.bin").read_bytes(), []
+    for key, length, want in wanted:
+        kind = DTYPES[key.out_dtype]
+        got = np.frombuffer(data, kind, length)
+        data = data[got.nbytes :]
+        size = math.prod(key.out_shape)
+        assert (got[size:] == 77).all(), f"{key}: the kernel wrote past its output"
+        results.append((got[:size].reshape(key.out_shape), want))
+    assert not data
+    return results
