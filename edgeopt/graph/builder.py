@@ -149,9 +149,7 @@ class Builder:
             replace(op, inputs=tuple(map(rename, op.inputs)), output=rename(op.output))
             for op in self.ops
         )
-        return prune(
-            Network(name, tensors, ops, tuple(map(rename, self.inputs)), tuple(finals))
-        )
+        return prune(Network(name, tensors, ops, tuple(map(rename, self.inputs)), tuple(finals)))
 
     def _free(self, stem: str) -> str:
         count = 1

@@ -42,7 +42,7 @@ def parse(data: bytes) -> onnx.ModelProto:
     Raises:
         InputError: it is not one.
     """
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     if not data:
         raise InputError("the file is empty", hint="export the model again")

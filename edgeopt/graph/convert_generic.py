@@ -12,10 +12,7 @@ from edgeopt.graph.builder import Value, dtype_of
 from edgeopt.graph.importer import Importer
 from edgeopt.graph.ir import FUSED, Node, Type, to_node
 from edgeopt.graph.layout import Layout, plain
-from edgeopt.graph.supported import FALLBACK, LAYOUT_FREE
-
-#: The ONNX form of what passes fused.
-_UNFUSED = {"Silu": "Swish", "Linear": "MatMul"}
+from edgeopt.graph.supported import GENERIC, LAYOUT_FREE, SUPPORTED
 
 
 def generic(imp: Importer, node: Node) -> None:
@@ -24,13 +21,12 @@ def generic(imp: Importer, node: Node) -> None:
     Raises:
         InputError: an operator that cannot be compiled, by node name.
     """
-    if node.domain == FUSED:
-        node = replace(node, domain="", op=_UNFUSED.get(node.op, node.op))
     refuse_unsupported(node)
     uses = imp.graph.uses()
     wanted = [name for name in node.outputs if name and uses[name]]
     activations = [name for name in node.inputs if name and not imp.is_constant(name)]
     activations = list(dict.fromkeys(activations))
+    _check_indices(imp, node)
     if not activations:
         raise InputError(
             "does not depend on any input and could not be evaluated",
@@ -59,22 +55,54 @@ def refuse_unsupported(node: Node) -> None:
     Raises:
         InputError: the operator is not known.
     """
-    if node.domain == "" and node.op in FALLBACK:
+    if node.domain == "" and node.op in GENERIC:
         return
     where = f"node {node.name!r} ({node.domain + '.' if node.domain else ''}{node.op})"
-    if node.domain:
+    if node.domain not in ("", FUSED):
         raise InputError(
             f"operators of domain {node.domain!r} are not supported",
             where=where,
             hint="export the model with standard ONNX operators only",
         )
+    advice = "replace it in the network, or cut it off and run it outside"
+    if node.op in SUPPORTED:
+        raise InputError(
+            f"operator {node.op} is supported only where its operands are constants",
+            where=where,
+            hint=advice,
+        )
+    near = suggest(node.op, SUPPORTED, noun="operator")
     raise InputError(
         f"operator {node.op} is not supported",
         where=where,
-        hint=suggest(node.op, FALLBACK, noun="operator")
-        if len(suggest(node.op, FALLBACK)) < 80
-        else "replace it in the network, or cut it off and run it outside",
+        hint=f"{near} {advice}" if near.startswith("did you mean") else advice,
     )
+
+
+def _check_indices(imp: Importer, node: Node) -> None:
+    """Indices out of range would read other memory: they must be known, and fit."""
+    if node.op not in ("Gather", "GatherElements", "GatherND"):
+        return
+    indices = imp.constant(node.inputs[1])
+    if indices is None:
+        raise InputError(
+            f"{node.op} by indices that are computed is not supported",
+            where=imp.where(node),
+            hint="make the indices constants of the network",
+        )
+    shape = imp.shape(node.inputs[0])
+    if node.op == "GatherND":
+        first = int(node.attrs.get("batch_dims", 0))
+        limits = np.asarray(shape[first : first + indices.shape[-1]], np.int64)
+    else:
+        limits = np.asarray(shape[int(node.attrs.get("axis", 0)) % len(shape)], np.int64)
+    values = indices.astype(np.int64)
+    if ((values < -limits) | (values >= limits)).any():
+        raise InputError(
+            f"an index of {node.op} is out of range",
+            where=imp.where(node),
+            hint="the file is damaged, or was not written by an exporter",
+        )
 
 
 def _refuse_shifted(imp: Importer, node: Node, name: str, value: Value) -> None:
@@ -115,7 +143,9 @@ def _payload(
             constants[name] = value
     names = {name: f"x{index}" for index, name in enumerate(activations)}
     names |= {name: f"c{index}" for index, name in enumerate(constants)}
-    outputs = tuple("y" if n == result else f"_{i}" if n else "" for i, n in enumerate(node.outputs))
+    outputs = tuple(
+        "y" if n == result else f"y{i}" if n else "" for i, n in enumerate(node.outputs)
+    )
     inner = replace(
         node, name="node", outputs=outputs, inputs=tuple(names.get(n, "") for n in node.inputs)
     )
@@ -193,7 +223,9 @@ def _slice_node(
     node: Node, source: str, result: str, parts: dict[str, Array]
 ) -> tuple[Node, dict[str, Array]]:
     names = {key: f"{node.outputs[0]}\0{key}" for key in parts}
-    constants = {names[key]: np.asarray(value, np.int64) for key, value in parts.items()}
+    constants: dict[str, Array] = {}
+    for key, value in parts.items():
+        constants[names[key]] = np.asarray(value, np.int64)
     return Node("Slice", node.name, (source, *names.values()), (result,)), constants
 
 

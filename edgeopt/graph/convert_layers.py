@@ -113,6 +113,7 @@ def conv(imp: Importer, node: Node) -> bool:
     }
     layout, memory = map_layout(shape)
     out_layout, out_memory = map_layout(imp.shape(node.outputs[0]))
+    _agrees(imp, node, shape[2:], kernel, (strides, pads, dilations))
 
     def arranged(w: Array) -> Array:
         wide = w.reshape(outputs, channels, *_two(kernel, 1))
@@ -129,6 +130,33 @@ def conv(imp: Importer, node: Node) -> bool:
     )
     _emit(imp, node, "conv2d", x, weights, tail, out_memory, out_layout, attrs)
     return True
+
+
+def _agrees(
+    imp: Importer, node: Node, sizes: tuple[int, ...], kernel: tuple[int, ...],
+    geometry: tuple[tuple[int, ...], ...],
+) -> None:  # fmt: skip
+    """Shape inference looks at attributes alone: they must say what the weights do."""
+    strides, pads, dilations = geometry
+    if node.ints("kernel_shape", kernel) != kernel:
+        raise InputError(
+            f"kernel_shape {list(node.ints('kernel_shape'))} is not that of the weights, "
+            f"{list(kernel)}",
+            where=imp.where(node),
+            hint="the file is damaged, or was not written by an exporter",
+        )
+    rank = len(kernel)
+    out = tuple(
+        (sizes[i] + pads[i] + pads[rank + i] - dilations[i] * (kernel[i] - 1) - 1) // strides[i] + 1
+        for i in range(rank)
+    )
+    if out != imp.shape(node.outputs[0])[2:]:
+        raise InputError(
+            f"its result is {list(out)}, shape inference says "
+            f"{list(imp.shape(node.outputs[0])[2:])}",
+            where=imp.where(node),
+            hint="the file is damaged, or was not written by an exporter",
+        )
 
 
 def _emit(
@@ -178,7 +206,7 @@ def layer_weights(
 
 
 def _integer_weights(
-    imp: Importer, node: Node, axis: int, real: Array
+    imp: Importer, node: Node, axis: int, real: qdq.Wide
 ) -> tuple[Weights, Tail] | None:
     stored = imp.stored.get(node.inputs[1])
     if stored is None or node.inputs[0] not in imp.integers:
@@ -222,7 +250,7 @@ def finite(imp: Importer, node: Node, *arrays: Array) -> None:
 
 
 def gemm(imp: Importer, node: Node) -> bool:
-    """alpha * x @ W + beta * b with a constant W."""
+    """A product with a constant matrix, alpha * x @ W + beta * b."""
     shape = imp.shape(node.inputs[0])
     if imp.is_constant(node.inputs[0]) or not imp.is_constant(node.inputs[1]):
         return False
@@ -260,7 +288,7 @@ def _linear(imp: Importer, node: Node, weights: Weights, tail: Tail | None) -> N
 
 
 def matmul(imp: Importer, node: Node) -> bool:
-    """x @ W (+ b) with a constant matrix W: a linear layer, or a 1x1 convolution over rows."""
+    """A product with a constant matrix: a linear layer, or a 1x1 convolution over rows."""
     shape, matrix = imp.shape(node.inputs[0]), imp.shape(node.inputs[1])
     if imp.is_constant(node.inputs[0]) or len(matrix) != 2 or len(shape) < 1:
         return False

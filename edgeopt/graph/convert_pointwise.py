@@ -97,7 +97,7 @@ def _with_constant(imp: Importer, node: Node, name: str, other: str) -> bool:
     if node.op == "Sub":
         c32 = -c32
     elif node.op == "Div":
-        with np.errstate(divide="ignore"):
+        with np.errstate(all="ignore"):
             c32 = (np.float32(1) / c32).astype(np.float32)
     if not np.isfinite(c32).all():
         return False
@@ -210,5 +210,3 @@ def power(imp: Importer, node: Node) -> bool:
     imp.builder.emit("mul", node.name, (value.tensor, value.tensor), y)
     imp.bind(node.outputs[0], y, value.layout)
     return True
-
-

@@ -27,6 +27,8 @@ def identity(imp: Importer, node: Node) -> bool:
     """Nothing."""
     if node.op == "Dropout" and len(node.outputs) > 1 and node.outputs[1]:
         return False
+    if imp.is_constant(node.inputs[0]):
+        return False
     value, stored = _either(imp, node.inputs[0])
     _rename(imp, node.outputs[0], value, stored)
     return True
@@ -181,9 +183,7 @@ def quantize(imp: Importer, node: Node) -> bool:
         value = imp.integers[name]
         if imp.quant(value) != quant:
             made = imp.builder.like(value.tensor, result, quant)
-            value = Value(
-                requantize(imp, value, node.name, made), value.layout, value.shape
-            )
+            value = Value(requantize(imp, value, node.name, made), value.layout, value.shape)
         imp.values[result] = value
         return True
     value = imp.value(name)

@@ -10,14 +10,13 @@ import numpy as np
 from edgeopt.core.errors import InputError
 from edgeopt.core.network import Array
 from edgeopt.graph.ir import Graph, Node, to_node
+from edgeopt.graph.supported import FOLDABLE
 
 #: A folded value may not be larger than this: a small file must not become a large constant.
 MAX_FOLDED_BYTES = 1 << 28
 
-_RANDOM = frozenset(
-    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial",
-     "Bernoulli"}
-)  # fmt: skip
+#: Where shape inference did not bound a result, its operands must be this few elements together.
+_MAX_UNBOUNDED = 512
 
 
 def fold_constants(graph: Graph) -> tuple[Graph, bool]:
@@ -27,6 +26,7 @@ def fold_constants(graph: Graph) -> tuple[Graph, bool]:
     """
     constants = dict(graph.constants)
     kept: list[Node] = []
+    made_bytes = 0
     for node in graph.nodes:
         values = _evaluate(graph, node, constants)
         if values is None:
@@ -34,18 +34,21 @@ def fold_constants(graph: Graph) -> tuple[Graph, bool]:
             continue
         for name, value in zip(node.outputs, values, strict=False):
             if name:
-                value = np.asarray(value)
-                constants[name] = value
+                constants[name] = np.asarray(value)
+                made_bytes += constants[name].nbytes
+        _check_size(made_bytes, node)
     if len(kept) == len(graph.nodes):
         return graph, False
     return replace(graph, nodes=tuple(kept), constants=constants), True
 
 
 def _evaluate(graph: Graph, node: Node, constants: dict[str, Array]) -> list[Array] | None:
-    if node.domain or node.op in _RANDOM or any(name in graph.outputs for name in node.outputs):
+    if node.domain or any(name in graph.outputs for name in node.outputs):
         return None
     if node.op == "Constant":
         return [_constant(node)]
+    if node.op not in FOLDABLE:
+        return None
     if node.op in ("Shape", "Size"):
         known = constants.get(node.inputs[0])
         shape = known.shape if known is not None else None
@@ -57,14 +60,19 @@ def _evaluate(graph: Graph, node: Node, constants: dict[str, Array]) -> list[Arr
             return [np.asarray(math.prod(shape), np.int64)]
         start, end = node.attrs.get("start", 0), node.attrs.get("end", len(shape))
         return [np.asarray(shape[start:end], np.int64)]
-    if node.op == "DequantizeLinear" or not all(n in constants for n in node.inputs if n):
+    operands = [constants.get(name) for name in node.inputs if name]
+    if any(operand is None for operand in operands):
         return None
+    if node.op in ("ConstantOfShape", "Expand", "Tile", "Range"):
+        _check_growth(node, constants)
+    elif not all(name in graph.types for name in node.outputs if name):
+        read = sum(operand.size for operand in operands if operand is not None)
+        if read > _MAX_UNBOUNDED:
+            return None  # shape inference says how large it is once its operands are constants
     for name in node.outputs:
         known_type = graph.types.get(name)
         if name and known_type is not None:
             _check_size(math.prod(known_type.shape) * known_type.dtype.itemsize, node)
-    if node.op in ("ConstantOfShape", "Expand", "Tile", "Range", "Pad", "Resize"):
-        _check_growth(node, constants)
     return _run(graph.opset, node, [constants[n] if n else None for n in node.inputs])
 
 
@@ -109,19 +117,14 @@ def _check_growth(node: Node, constants: dict[str, Array]) -> None:
         size = max(0, math.ceil((limit - start) / delta))
     elif node.op == "Expand":
         size = first.size * math.prod(max(1, int(v)) for v in rest[0].flatten()[:64])
-    elif node.op == "Tile":
+    else:
         size = first.size * math.prod(int(v) for v in rest[0].flatten()[:64])
-    elif node.op == "Pad":
-        pads = rest[0].flatten() if rest else np.asarray(node.ints("pads"))
-        size = math.prod(first.shape) * max(1, 1 + int(np.abs(pads).max(initial=0)))
-    else:  # sizes of a constant that is resized are not bounded by its operands in any simple way
-        size = MAX_FOLDED_BYTES
-    if not 0 <= size:
+    if size < 0:
         raise InputError(
             "a dimension is negative", where=f"node {node.name!r} ({node.op})",
             hint="the file is damaged",
         )  # fmt: skip
-    _check_size(size * 8 if node.op != "Resize" else size + 1, node)
+    _check_size(size * 8, node)
 
 
 def _run(opset: int, node: Node, values: list[Array | None]) -> list[Array]:

@@ -1,74 +1,32 @@
-"""Fusions on the ONNX level: batch norm, padding, bias and composed activations.
+"""Fusions on the ONNX level: batch norm, padding and bias go into the layer beside them.
 
 Every pass takes a graph and returns it with whether it changed; a second run changes nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
+from edgeopt.core.errors import InputError
 from edgeopt.core.network import Array
+from edgeopt.graph.fuse_activations import (
+    fuse_gelu,
+    fuse_hard_sigmoid,
+    fuse_self_gate,
+    normalise_clips,
+)
 from edgeopt.graph.ir import FUSED, Graph, Node
+from edgeopt.graph.rewrite import Pass, Rewrite
 
-Pass = Callable[[Graph], tuple[Graph, bool]]
-
-
-class _Rewrite:
-    """What a pass looks things up in, and the edits it has made so far."""
-
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
-        self.uses = graph.uses()
-        self.producers = graph.producers()
-        self.replaced: dict[str, Node] = {}  # by the first output of the node it replaces
-        self.dropped: set[str] = set()
-        self.constants: dict[str, Array] = {}
-
-    def constant(self, name: str) -> Array | None:
-        return self.graph.constants.get(name)
-
-    def scalar(self, name: str) -> float | None:
-        value = self.constant(name)
-        return float(value.reshape(-1)[0]) if value is not None and value.size == 1 else None
-
-    def only(self, name: str, op: str, domain: str = "") -> Node | None:
-        """The node writing ``name`` if it is an ``op`` and this is its only reader."""
-        node = self.producers.get(name)
-        if node is None or self.uses[name] != 1 or self.touched(node):
-            return None
-        return node if node.op == op and node.domain == domain else None
-
-    def touched(self, node: Node) -> bool:
-        return node.outputs[0] in self.dropped or node.outputs[0] in self.replaced
-
-    def replace(self, node: Node, new: Node, *gone: Node) -> None:
-        self.replaced[node.outputs[0]] = new
-        self.dropped.update(item.outputs[0] for item in gone)
-
-    def store(self, stem: str, value: Array) -> str:
-        name = stem
-        while name in self.graph.constants or name in self.constants or name in self.graph.types:
-            name += "_"
-        self.constants[name] = value
-        return name
-
-    def finish(self) -> tuple[Graph, bool]:
-        if not self.replaced and not self.dropped:
-            return self.graph, False
-        nodes = [
-            self.replaced.get(node.outputs[0], node)
-            for node in self.graph.nodes
-            if node.outputs[0] not in self.dropped
-        ]
-        return self.graph.with_nodes(nodes, self.constants), True
+Wide = npt.NDArray[np.float64]
 
 
 def fuse_matmul_add(graph: Graph) -> tuple[Graph, bool]:
     """Add(MatMul(x, W), b) with a constant W and a bias of one row becomes Gemm-like "Linear"."""
-    work = _Rewrite(graph)
+    work = Rewrite(graph)
     for node in graph.nodes:
         if node.op != "Add" or node.domain or len(node.inputs) != 2:
             continue
@@ -88,7 +46,7 @@ def fuse_matmul_add(graph: Graph) -> tuple[Graph, bool]:
     return work.finish()
 
 
-def _is_constant(work: _Rewrite, name: str) -> bool:
+def _is_constant(work: Rewrite, name: str) -> bool:
     """Whether a value is a constant, or the dequantization of one."""
     if name in work.graph.constants:
         return True
@@ -106,7 +64,7 @@ def _is_row(shape: tuple[int, ...], width: int) -> bool:
 
 def fuse_batch_norm(graph: Graph) -> tuple[Graph, bool]:
     """Batch norm becomes weights of the convolution before it, else a 1x1 depthwise one."""
-    work = _Rewrite(graph)
+    work = Rewrite(graph)
     for node in graph.nodes:
         if node.op != "BatchNormalization" or node.domain:
             continue
@@ -115,6 +73,13 @@ def fuse_batch_norm(graph: Graph) -> tuple[Graph, bool]:
             continue
         if any(node.outputs[1:]) or node.attrs.get("training_mode", 0):
             continue
+        channels = graph.shape(node.inputs[0])[1:2]
+        if any(part is not None and part.shape != channels for part in parts):
+            raise InputError(
+                f"its constants do not fit the {channels} channels of its input",
+                where=f"node {node.name!r} (BatchNormalization)",
+                hint="the file is damaged, or was not written by an exporter",
+            )
         gamma, beta, mean, var = (np.asarray(part, np.float64) for part in parts)
         factor = gamma / np.sqrt(var + float(node.attrs.get("epsilon", 1e-5)))
         shift = beta - mean * factor
@@ -125,7 +90,7 @@ def fuse_batch_norm(graph: Graph) -> tuple[Graph, bool]:
 
 def fuse_channel_affine(graph: Graph) -> tuple[Graph, bool]:
     """Mul and Add of one constant a channel become weights of the convolution before them."""
-    work = _Rewrite(graph)
+    work = Rewrite(graph)
     for node in graph.nodes:
         if node.op not in ("Mul", "Add", "Sub", "Div") or node.domain or len(node.inputs) != 2:
             continue
@@ -150,7 +115,7 @@ def fuse_channel_affine(graph: Graph) -> tuple[Graph, bool]:
     return work.finish()
 
 
-def _channel_vector(graph: Graph, output: str, constant: Array) -> Array | None:
+def _channel_vector(graph: Graph, output: str, constant: Array) -> Wide | None:
     shape = graph.types[output].shape if output in graph.types else ()
     if len(shape) not in (3, 4) or constant.ndim > len(shape):
         return None
@@ -160,9 +125,7 @@ def _channel_vector(graph: Graph, output: str, constant: Array) -> Array | None:
     return np.broadcast_to(aligned.reshape(-1), (shape[1],)).astype(np.float64)
 
 
-def _into_convolution(
-    work: _Rewrite, node: Node, source: str, factor: Array, shift: Array
-) -> bool:
+def _into_convolution(work: Rewrite, node: Node, source: str, factor: Wide, shift: Wide) -> bool:
     conv = work.only(source, "Conv")
     if conv is None:
         return False
@@ -181,7 +144,7 @@ def _into_convolution(
     return True
 
 
-def _as_depthwise(work: _Rewrite, node: Node, factor: Array, shift: Array) -> None:
+def _as_depthwise(work: Rewrite, node: Node, factor: Wide, shift: Wide) -> None:
     shape = work.graph.shape(node.inputs[0])
     if len(shape) not in (3, 4):
         return
@@ -196,7 +159,7 @@ def _as_depthwise(work: _Rewrite, node: Node, factor: Array, shift: Array) -> No
 
 def fuse_pad(graph: Graph) -> tuple[Graph, bool]:
     """Zero padding before a convolution or an average pool becomes its own padding."""
-    work = _Rewrite(graph)
+    work = Rewrite(graph)
     for node in graph.nodes:
         if node.op not in ("Conv", "AveragePool", "MaxPool") or node.domain:
             continue
@@ -211,24 +174,26 @@ def fuse_pad(graph: Graph) -> tuple[Graph, bool]:
             continue
         attrs = dict(node.attrs, pads=[a + b for a, b in zip(own, amounts, strict=True)])
         attrs.pop("auto_pad", None)
+        if node.op != "Conv":
+            kernel = node.ints("kernel_shape")
+            if any(p >= k for p, k in zip(attrs["pads"], kernel * 2, strict=False)):
+                continue  # a window of padding alone
         if node.op == "AveragePool":
             counts = bool(attrs.get("count_include_pad", 0))
-            if any(own) and not counts or attrs.get("ceil_mode", 0):
+            if (any(own) and not counts) or attrs.get("ceil_mode", 0):
                 continue
             attrs["count_include_pad"] = 1
         if node.op == "MaxPool":
-            # the pool pads with -inf: the same only if values are >= 0 and windows reach inside
-            kernel = node.ints("kernel_shape")
-            reach = all(p < k for p, k in zip(attrs["pads"], kernel * 2, strict=False))
+            # the pool pads with -inf: the same only if values are >= 0
             before = work.producers.get(pad.inputs[0])
-            if any(own) or not reach or before is None or before.op != "Relu":
+            if any(own) or before is None or before.op != "Relu":
                 continue
         new = replace(node, inputs=(pad.inputs[0], *node.inputs[1:]), attrs=attrs)
         work.replace(node, new, pad)
     return work.finish()
 
 
-def _spatial_pads(work: _Rewrite, pad: Node) -> tuple[int, ...] | None:
+def _spatial_pads(work: Rewrite, pad: Node) -> tuple[int, ...] | None:
     """Begin and end amounts of the spatial axes, if the pad is constant zero and only there."""
     if pad.attrs.get("mode", "constant") != "constant" or pad.input(3):
         return None
@@ -241,156 +206,6 @@ def _spatial_pads(work: _Rewrite, pad: Node) -> tuple[int, ...] | None:
     if rank < 3 or min(amounts) < 0 or any(amounts[i] or amounts[rank + i] for i in (0, 1)):
         return None
     return (*amounts[2:rank], *amounts[rank + 2 :])
-
-
-def normalise_clips(graph: Graph) -> tuple[Graph, bool]:
-    """Clip, and Max or Min with a scalar, become one fused Clip with bounds as attributes."""
-    work = _Rewrite(graph)
-    for node in graph.nodes:
-        if node.domain or node.op not in ("Clip", "Max", "Min"):
-            continue
-        low, high = -np.inf, np.inf
-        source = node.inputs[0]
-        if node.op == "Clip":
-            bounds = [
-                work.scalar(node.input(i)) if node.input(i) else float(node.attrs.get(key, default))
-                for i, key, default in ((1, "min", -np.inf), (2, "max", np.inf))
-            ]
-            if None in bounds:
-                continue
-            low, high = bounds[0], bounds[1]  # type: ignore[assignment]
-        else:
-            scalars = [work.scalar(name) for name in node.inputs]
-            if len(scalars) != 2 or (scalars[0] is None) == (scalars[1] is None):
-                continue
-            index = 0 if scalars[0] is not None else 1
-            source = node.inputs[1 - index]
-            if graph.shape(source) != graph.shape(node.outputs[0]):
-                continue
-            low, high = (scalars[index], high) if node.op == "Max" else (low, scalars[index])  # type: ignore[assignment]
-        if source in graph.constants or graph.types[node.outputs[0]].dtype != np.float32:
-            continue
-        attrs = {"min": float(low), "max": float(high)}
-        work.replace(node, Node("Clip", node.name, (source,), node.outputs, attrs, FUSED))
-    return work.finish()
-
-
-def fuse_hard_sigmoid(graph: Graph) -> tuple[Graph, bool]:
-    """Clip(x + 3, 0, 6) / 6 becomes HardSigmoid."""
-    work = _Rewrite(graph)
-    for node in graph.nodes:
-        if node.domain or node.op not in ("Div", "Mul"):
-            continue
-        for index in (0, 1) if node.op == "Mul" else (0,):
-            factor = work.scalar(node.inputs[1 - index])
-            clip = work.only(node.inputs[index], "Clip", FUSED)
-            if clip is None or not factor:
-                continue
-            alpha = factor if node.op == "Mul" else 1.0 / factor
-            add = work.only(clip.inputs[0], "Add")
-            if add is None or clip.attrs["min"] != 0 or abs(clip.attrs["max"] * alpha - 1) > 1e-6:
-                continue
-            terms = [work.scalar(name) for name in add.inputs]
-            if (terms[0] is None) == (terms[1] is None):
-                continue
-            which = 0 if terms[1] is None else 1
-            source, term = add.inputs[1 - which], terms[which]
-            if graph.shape(source) != graph.shape(node.outputs[0]):
-                continue
-            attrs = {"alpha": float(alpha), "beta": float(term or 0.0) * float(alpha)}
-            new = Node("HardSigmoid", node.name, (source,), node.outputs, attrs)
-            work.replace(node, new, clip, add)
-            break
-    return work.finish()
-
-
-def fuse_self_gate(graph: Graph) -> tuple[Graph, bool]:
-    """x * HardSigmoid(x) becomes HardSwish, x * Sigmoid(x) Silu."""
-    work = _Rewrite(graph)
-    for node in graph.nodes:
-        if node.domain or node.op != "Mul":
-            continue
-        for index in (0, 1):
-            source = node.inputs[1 - index]
-            gate = work.only(node.inputs[index], "HardSigmoid")
-            gate = gate or work.only(node.inputs[index], "Sigmoid")
-            if gate is None or gate.inputs[0] != source:
-                continue
-            if gate.op == "Sigmoid":
-                new = Node("Silu", node.name, (source,), node.outputs, {}, FUSED)
-            elif _is_sixth(gate):
-                new = Node("HardSwish", node.name, (source,), node.outputs)
-            else:
-                continue
-            work.replace(node, new, gate)
-            break
-    return work.finish()
-
-
-def _is_sixth(gate: Node) -> bool:
-    alpha, beta = float(gate.attrs.get("alpha", 0.2)), float(gate.attrs.get("beta", 0.5))
-    return abs(alpha - 1 / 6) < 1e-6 and abs(beta - 0.5) < 1e-6
-
-
-def fuse_gelu(graph: Graph) -> tuple[Graph, bool]:
-    """0.5 * x * (1 + erf(x / sqrt 2)) becomes Gelu, in whichever order it is multiplied."""
-    work = _Rewrite(graph)
-    for node in graph.nodes:
-        if node.domain or node.op != "Erf":
-            continue
-        inner = work.only(node.inputs[0], "Div") or work.only(node.inputs[0], "Mul")
-        if inner is None or work.uses[node.outputs[0]] != 1:
-            continue
-        source = inner.inputs[0]
-        scale = work.scalar(inner.inputs[1])
-        wanted = np.sqrt(2.0) if inner.op == "Div" else np.sqrt(0.5)
-        if scale is None or abs(scale - wanted) > 1e-5:
-            continue
-        chain = _gelu_tail(work, node, source)
-        if chain is None:
-            continue
-        *gone, last = chain
-        new = Node("Gelu", last.name, (source,), last.outputs, {}, FUSED)
-        work.replace(last, new, inner, node, *gone)
-    return work.finish()
-
-
-def _gelu_tail(work: _Rewrite, erf: Node, source: str) -> list[Node] | None:
-    """Add 1, then multiply by x and 0.5 in either order, or by x / 2."""
-    readers = work.graph.readers()
-
-    def single(name: str) -> Node | None:
-        found = readers.get(name, [])
-        return found[0] if len(found) == 1 and work.uses[name] == 1 else None
-
-    add = single(erf.outputs[0])
-    if add is None or add.op != "Add" or 1.0 not in [work.scalar(n) for n in add.inputs]:
-        return None
-    chain, missing, name = [add], {"x", "half"}, add.outputs[0]
-    while missing:
-        node = single(name)
-        if node is None or node.op not in ("Mul", "Div") or work.touched(node):
-            return None
-        other = node.inputs[1] if node.inputs[0] == name else node.inputs[0]
-        half = work.only(other, "Mul") if node.op == "Mul" else None
-        if node.op == "Mul" and other == source and "x" in missing:
-            missing.remove("x")
-        elif _halves(work, node, other) and "half" in missing:
-            missing.remove("half")
-        elif half is not None and source in half.inputs and missing == {"x", "half"}:
-            if 0.5 not in [work.scalar(n) for n in half.inputs]:
-                return None
-            chain.append(half)
-            missing.clear()
-        else:
-            return None
-        chain.append(node)
-        name = node.outputs[0]
-    return chain
-
-
-def _halves(work: _Rewrite, node: Node, other: str) -> bool:
-    return work.scalar(other) == (0.5 if node.op == "Mul" else 2.0)
 
 
 #: In the order they run; `edgeopt.graph.simplify` repeats them until nothing changes.

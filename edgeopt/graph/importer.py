@@ -109,7 +109,17 @@ class Importer:
         return self.graph.shape(name)
 
     def value(self, name: str) -> Value:
-        """The tensor behind a value; dequantizes it if need be."""
+        """The tensor behind a value; dequantizes it if need be.
+
+        Raises:
+            InputError: it is a constant: nothing computes it while the network runs.
+        """
+        if self.is_constant(name):
+            raise InputError(
+                "is a constant where a computed value is needed",
+                where=f"value {name[:80]!r}",
+                hint="simplify the model when exporting it",
+            )
         if name not in self.values:
             stored = self.integers[name]
             known = self.builder.tensors[stored.tensor]
@@ -280,8 +290,7 @@ def _is_rearranged(readers: Mapping[str, list[ir.Node]], name: str) -> bool:
     found = readers.get(name, [])
     through = ("DequantizeLinear", "QuantizeLinear", "Cast")
     return bool(found) and all(
-        node.op in qdq.RENAMING
-        or (node.op in through and _is_rearranged(readers, node.outputs[0]))
+        node.op in qdq.RENAMING or (node.op in through and _is_rearranged(readers, node.outputs[0]))
         for node in found
     )
 

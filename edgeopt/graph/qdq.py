@@ -16,6 +16,8 @@ from edgeopt.core.errors import InputError
 from edgeopt.core.network import Array, Quant
 from edgeopt.graph.ir import Graph, Node
 
+Wide = npt.NDArray[np.float64]
+
 #: Operators that only rename elements: what is known of an integer's scale passes through them.
 RENAMING = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Identity"})
 
@@ -105,13 +107,14 @@ def stored_constant(graph: Graph, node: Node) -> Stored | None:
     axis = axis + value.ndim if axis < 0 else axis
     if scale.size > 1 and not (axis < value.ndim and value.shape[axis] == scale.size):
         return None
-    if not np.isfinite(scale).all() or (scale <= 0).any():
+    scale32 = scale.astype(np.float32)
+    if not np.isfinite(scale32).all() or (scale32 <= 0).any():
         raise InputError(
             "a weight scale is not a positive finite number",
             where=f"node {node.name!r} ({node.op})",
             hint="quantize the network again",
         )
-    return Stored(value, scale.reshape(-1), zero.reshape(-1), axis)
+    return Stored(value, scale32.reshape(-1), zero.reshape(-1), axis)
 
 
 def known_quantizations(graph: Graph) -> Mapping[str, Quant]:
@@ -135,7 +138,7 @@ def known_quantizations(graph: Graph) -> Mapping[str, Quant]:
 
 
 def bias_int32(
-    real: npt.NDArray[np.float64], scale_x: float, scale_w: npt.NDArray[np.float32]
+    real: Wide, scale_x: float, scale_w: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.int32] | None:
     """A bias in steps of the accumulator; None if it does not fit."""
     step = (np.float32(scale_x) * scale_w).astype(np.float32).astype(np.float64)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from edgeopt.core.errors import InputError
 from edgeopt.graph import ir
 from edgeopt.graph.fold import drop_dead, drop_identities, fold_constants
-from edgeopt.graph.fuse import FUSIONS, Pass
+from edgeopt.graph.fuse import FUSIONS
+from edgeopt.graph.rewrite import Pass
+from edgeopt.graph.supported import TYPE_PRESERVING
+from edgeopt.graph.validate import check_dims
 
 CLEANUPS: tuple[Pass, ...] = (fold_constants, drop_identities, drop_dead)
 
@@ -24,12 +28,13 @@ def simplify(graph: ir.Graph, infer: Callable[[ir.Graph], ir.Graph]) -> ir.Graph
     Raises:
         InputError: a shape stays unknown.
     """
+    graph = _own_inference(graph)
     for _ in range(_MAX_ROUNDS):
         graph, changed = run(graph, CLEANUPS)
         if _unknown(graph) is None:
             break
         known = len(graph.types)
-        graph = infer(graph)
+        graph = _own_inference(infer(graph))
         if not changed and len(graph.types) == known:
             break
     missing = _unknown(graph)
@@ -40,6 +45,7 @@ def simplify(graph: ir.Graph, infer: Callable[[ir.Graph], ir.Graph]) -> ir.Graph
             where=f"node {node.name!r} ({node.op})",
             hint="export the model with fixed input sizes, or fix them with --input-shape",
         )
+    check_sizes(graph)
     return run(graph, (*CLEANUPS, *FUSIONS))[0]
 
 
@@ -55,6 +61,36 @@ def run(graph: ir.Graph, passes: tuple[Pass, ...]) -> tuple[ir.Graph, bool]:
         if not changed:
             break
     return graph, any_change
+
+
+def check_sizes(graph: ir.Graph) -> None:
+    """Refuse values that are empty, or larger than any board.
+
+    Raises:
+        InputError: with the node that writes the value.
+    """
+    for node in graph.nodes:
+        for name in node.outputs:
+            if not name:
+                continue
+            known = graph.types[name]
+            where = f"node {node.name!r} ({node.op})"
+            if 0 in known.shape:
+                raise InputError(
+                    f"writes {name!r} of shape {list(known.shape)}, which has no elements",
+                    where=where,
+                    hint="a dimension became zero: check the shape of the inputs",
+                )
+            check_dims(known.shape, known.dtype.itemsize, where)
+
+
+def _own_inference(graph: ir.Graph) -> ir.Graph:
+    """Types that onnx's inference leaves out for some operators defined by others."""
+    types = dict(graph.types)
+    for node in graph.nodes:
+        if node.op in TYPE_PRESERVING and not node.domain and node.inputs[0] in types:
+            types.setdefault(node.outputs[0], types[node.inputs[0]])
+    return graph if len(types) == len(graph.types) else replace(graph, types=types)
 
 
 def _unknown(graph: ir.Graph) -> tuple[ir.Node, str] | None:

@@ -6,35 +6,50 @@ from __future__ import annotations
 MIN_OPSET = 7
 MAX_OPSET = 26
 
-#: Operators that TVM's importer knows, that have one dense result of static shape, and that are
-#: not control flow. Anything `edgeopt.graph.handlers` does not write itself is one of these.
-FALLBACK = frozenset(
-    """
-    Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization
-    BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast CastLike Ceil Clip Concat Conv
-    ConvTranspose Cos Cosh CumSum DepthToSpace DequantizeLinear Div Dropout Einsum Elu Equal Erf
-    Exp Expand EyeLike Flatten Floor Gather GatherElements GatherND Gelu Gemm GlobalAveragePool
-    GlobalLpPool GlobalMaxPool Greater GreaterOrEqual GridSample GroupNormalization HardSigmoid
-    HardSwish Hardmax Identity InstanceNormalization LRN LayerNormalization LeakyRelu Less
-    LessOrEqual Log LogSoftmax LpPool MatMul MatMulInteger Max MaxPool Mean
-    MeanVarianceNormalization Min Mish Mod Mul Neg Not OneHot Or PRelu Pad Pow QuantizeLinear
-    RMSNormalization Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean
-    ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape Resize Round ScatterElements
-    ScatterND Selu Shrink Sigmoid Sign Sin Sinh Slice Softmax Softplus Softsign SpaceToDepth
-    Split Sqrt Squeeze Sub Sum Tan Tanh ThresholdedRelu Tile TopK Transpose Trilu Unsqueeze
-    Upsample Where Xor
-    """.split()
-)
 
-#: Read by the importer itself although TVM does not know them, or evaluated while folding.
-OWN = frozenset({"Constant", "ConstantOfShape", "Range", "Shape", "Size", "Swish", "EyeLike"})
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
 
-SUPPORTED = FALLBACK | OWN
+
+#: Operators that TVM compiles to loops of static shape. Anything that
+#: `edgeopt.graph.handlers` does not write itself is one of these.
+FALLBACK = _names("""
+    Abs Acos Acosh Add ArgMax ArgMin Asin Asinh Atan Atanh AveragePool Cast Ceil Concat Conv
+    ConvTranspose Cos Cosh DepthToSpace Div Einsum Erf Exp Expand Floor Gather GatherElements
+    GatherND GlobalLpPool GridSample GroupNormalization Hardmax InstanceNormalization LRN
+    LayerNormalization Log LogSoftmax LpPool MatMul Max MaxPool Mean MeanVarianceNormalization Min
+    Mish Mod Mul PRelu Pad Pow Reciprocal ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax
+    ReduceMin ReduceProd ReduceSum ReduceSumSquare Resize Round Selu Shrink Sign Sin
+    Sinh Slice Softmax Softplus Softsign SpaceToDepth Sqrt Sub Sum Tan ThresholdedRelu Tile
+    Trilu
+    """)
+
+#: Read by the importer itself, and never left over for TVM.
+OWN = _names("""
+    BatchNormalization Clip Constant DequantizeLinear Dropout Elu Flatten Gelu Gemm
+    GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity LeakyRelu Neg QuantizeLinear
+    ReduceMean Relu Reshape Sigmoid Split Squeeze Swish Tanh Transpose Unsqueeze Upsample
+    """)
+
+#: Evaluated where everything they read is constant: cheap, and as large as what they read.
+FOLDABLE = _names("""
+    Abs Add And Cast Ceil Clip Concat ConstantOfShape Cos Div Equal Erf Exp Expand EyeLike Flatten
+    Floor Gather GatherElements GatherND Greater GreaterOrEqual Identity Less LessOrEqual Log Max
+    Mean Min Mod Mul Neg Not Or Pow QuantizeLinear Range Reciprocal ReduceL2 ReduceMax ReduceMean
+    ReduceMin ReduceProd ReduceSum Relu Reshape Round ScatterND Shape Sigmoid Sign Sin Size Slice
+    Split Sqrt Squeeze Sub Sum Tanh Tile Transpose Trilu Unsqueeze Where Xor
+    """)
+
+SUPPORTED = FALLBACK | OWN | FOLDABLE
+
+#: What may be handed to TVM: forms of the importer's own operators that it does not write, too.
+GENERIC = (FALLBACK | OWN) - {"Constant", "Swish"}
 
 #: Functions of each element on its own: any layout serves.
-LAYOUT_FREE = frozenset(
-    """
-    Abs Acos Acosh Asin Asinh Atan Atanh Ceil Cos Cosh Erf Exp Floor Log Mish Not Reciprocal Round
-    Selu Shrink Sign Sin Sinh Softplus Softsign Sqrt Tan ThresholdedRelu Cast Clip Neg Celu
-    """.split()
-)
+LAYOUT_FREE = _names("""
+    Abs Acos Acosh Asin Asinh Atan Atanh Cast Ceil Cos Cosh Erf Exp Floor Log Mish Reciprocal
+    Round Selu Shrink Sign Sin Sinh Softplus Softsign Sqrt Tan ThresholdedRelu
+    """)
+
+#: Their result has the type of their first input, which not every version of onnx infers.
+TYPE_PRESERVING = _names("GroupNormalization InstanceNormalization LRN Mish")

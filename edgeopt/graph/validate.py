@@ -45,7 +45,9 @@ def validate(model: onnx.ModelProto) -> None:
     for tensor in graph.initializer:
         check_tensor(tensor, f"initializer {tensor.name[:80]!r}")
     if graph.sparse_initializer:
-        raise InputError("sparse weights are not supported", hint="export the model with dense weights")
+        raise InputError(
+            "sparse weights are not supported", hint="export the model with dense weights"
+        )
     for info in (*graph.input, *graph.output):
         _tensor_type(info)
     opset = default_opset(model)
@@ -283,7 +285,9 @@ def _arity(node: onnx.NodeProto, schema: onnx.defs.OpSchema, where: str) -> None
         if not low <= len(names) <= high:
             wanted = str(low) if low == high else f"{low} to {high}"
             raise InputError(
-                f"has {len(names)} {noun}, {node.op_type} takes {wanted}", where=where, hint=_DAMAGED
+                f"has {len(names)} {noun}, {node.op_type} takes {wanted}",
+                where=where,
+                hint=_DAMAGED,
             )
     required = [
         index
@@ -327,9 +331,7 @@ def _attributes(node: onnx.NodeProto, schema: onnx.defs.OpSchema, where: str) ->
             check_tensor(attribute.t, f"{where}, attribute {attribute.name!r}")
         for number in (attribute.f, *attribute.floats):
             if math.isnan(number):
-                raise InputError(
-                    f"attribute {attribute.name!r} is NaN", where=where, hint=_DAMAGED
-                )
+                raise InputError(f"attribute {attribute.name!r} is NaN", where=where, hint=_DAMAGED)
     _windows(node, where)
 
 
@@ -386,9 +388,7 @@ def _wiring(graph: onnx.GraphProto) -> None:
                 )
     for item in graph.output:
         if item.name not in writers and item.name not in known:
-            raise InputError(
-                "is never written", where=f"output {item.name[:80]!r}", hint=_DAMAGED
-            )
+            raise InputError("is never written", where=f"output {item.name[:80]!r}", hint=_DAMAGED)
     order = list(_sorted(graph, writers))
     if len(order) < len(graph.node):
         left = next(i for i in range(len(graph.node)) if i not in set(order))
