@@ -21,7 +21,7 @@ import numpy as np
 
 from edgeopt import devices
 from edgeopt.latency.fit import compare
-from edgeopt.latency.model import TableModel
+from edgeopt.latency.model import TableModel, calibrate
 from edgeopt.ofa.spaces import load_space
 from edgeopt.pipeline.cache import StageCache, default_cache_dir
 from edgeopt.pipeline.kernel_programs import KernelPrograms
@@ -40,22 +40,27 @@ def main() -> None:
     parser.add_argument("--space", default="cifar")
     parser.add_argument("--table", type=Path, help="the table to make or complete")
     parser.add_argument("--force", action="store_true", help="measure the table anew")
+    parser.add_argument("--work", type=Path, help="keep built programs here, and use them again")
     arguments = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        table_path = arguments.table or Path(folder) / "table.latency.jsonl"
         request = ProfileRequest(
-            space=arguments.space, out=table_path, networks=arguments.calibrate, seed=100,
-            force=arguments.force, resume=True,
+            space=arguments.space, out=arguments.table or Path(folder) / "table.latency.jsonl",
+            networks=0, force=arguments.force, resume=True,
         )  # fmt: skip
         report = profile(request, show)
         device, space = devices.load("local"), load_space(arguments.space)
-        programs = KernelPrograms(device, (), Path(folder), StageCache(default_cache_dir()))
-        model = TableModel(report.table, strict=True)
-        fresh = replace(request, seed=200)
-        times = network_times(fresh, space, programs, arguments.networks + 2, show)
-    # The smallest and the largest subnet are in every choice: calibrated on, so left out here.
-    extremes = {str(space.min_config()), str(space.max_config())}
+        work = arguments.work or Path(folder)
+        work.mkdir(parents=True, exist_ok=True)
+        programs = KernelPrograms(device, (), work, StageCache(default_cache_dir()))
+        count = arguments.calibrate + arguments.networks
+        times = network_times(request, space, programs, count, show)
+    # All are timed in turn, in one run; the table sees the first of them, the rest are fresh.
+    order = list(dict.fromkeys(name.partition(" ")[2] for name in times))
+    fitted = set(order[: arguments.calibrate])
+    seen = {name: value for name, value in times.items() if name.partition(" ")[2] in fitted}
+    table = replace(report.table, calibration=calibrate(report.table, seen))
+    model = TableModel(table, strict=True)
     rows = [
         {
             "subnet": name.partition(" ")[2],
@@ -65,7 +70,7 @@ def main() -> None:
             "predicted_us": round(model.predict(keys).value / 1e3, 2),
         }
         for name, (keys, measured) in times.items()
-        if name.partition(" ")[2] not in extremes
+        if name not in seen
     ]
     summary = {}
     for precision in ("f32", "i8", "all"):
@@ -81,9 +86,7 @@ def main() -> None:
                 "schema": 1,
                 "device": device.title,
                 "table_kernels": len(report.table.entries),
-                "calibration": asdict(report.table.calibration)
-                if report.table.calibration
-                else None,
+                "calibration": asdict(table.calibration) if table.calibration else None,
                 "conditions": dict(report.table.conditions),
                 "summary": summary,
                 "rows": rows,

@@ -40,9 +40,12 @@ def find_table(
     table_dirs: Sequence[Path] = (),
     *,
     runtime: str = RUNTIME,
+    runtime_version: str | None = None,
     threads: int = 1,
 ) -> LatencyTable | None:
     """The device's measured table: in ``table_dirs``, the user's cache, or beside the profile.
+
+    A table of another ``runtime_version`` than asked for timed other code, and is passed over.
 
     Raises:
         InputError: a table is there but broken, or was measured on another device.
@@ -66,7 +69,8 @@ def find_table(
                 f"the table was measured for another version of device {profile.name}",
                 where=str(path), hint="measure it again with `edgeopt profile`, or remove it",
             )  # fmt: skip
-        return table
+        if runtime_version in (None, table.runtime_version):
+            return table
     return None
 
 
@@ -76,6 +80,7 @@ def load_model(
     *,
     strict: bool = False,
     runtime: str = RUNTIME,
+    runtime_version: str | None = None,
     threads: int = 1,
 ) -> LatencyModel:
     """The best model there is: from a measured table, else from the profile's cost figures.
@@ -83,7 +88,9 @@ def load_model(
     Raises:
         InputError: neither exists; or ``strict`` and there is no measured table.
     """
-    table = find_table(profile, table_dirs, runtime=runtime, threads=threads)
+    table = find_table(
+        profile, table_dirs, runtime=runtime, runtime_version=runtime_version, threads=threads
+    )
     if table is not None:
         from edgeopt.latency.model import TableModel
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgeopt import latency
 from edgeopt.codegen.objects import object_size
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.estimates import LatencyModel, Source
 from edgeopt.core.files import digest
 from edgeopt.core.kernels import OpKey
+from edgeopt.pipeline import local_table
 from edgeopt.pipeline.artifact import Artifact
 from edgeopt.pipeline.manifest import Figure, KernelInfo
 
@@ -111,4 +111,4 @@ def kernel_table(model: LatencyModel, artifact: Artifact) -> tuple[KernelInfo, .
 
 def model_for(profile: DeviceProfile, *, strict: bool) -> LatencyModel:
     """The device's latency model."""
-    return latency.load_model(profile, strict=strict)
+    return local_table.model_for(profile, strict=strict)

@@ -216,15 +216,16 @@ class KernelPrograms:
             origin=emit.Origin("edgeopt profile"),
             symbol_prefix="",
         )
-        mark = digest("\n".join(str(key) for key in graph.keys).encode())[:12]
-        with tempfile.TemporaryDirectory(prefix="edgeopt-") as folder:
-            built = programs.build(
-                code.files, code.model.id, self._find_compiler(), Path(folder),
-                wanted=("bench",),
-            )  # fmt: skip
-            path = self.work / f"network-{mark}"
-            path.write_bytes(built.paths["bench"].read_bytes())
-            path.chmod(0o755)
+        mark = digest(b"".join(name.encode() + data for name, data in code.files.items()))[:12]
+        path = self.work / f"network-{mark}"
+        if not path.exists():
+            with tempfile.TemporaryDirectory(prefix="edgeopt-") as folder:
+                built = programs.build(
+                    code.files, code.model.id, self._find_compiler(), Path(folder),
+                    wanted=("bench",),
+                )  # fmt: skip
+                path.write_bytes(built.paths["bench"].read_bytes())
+                path.chmod(0o755)
         return LocalProgram((*self.engine, str(path)))
 
 

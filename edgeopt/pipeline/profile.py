@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeopt import __version__, devices
+from edgeopt import devices
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InputError, suggest
-from edgeopt.core.files import digest
 from edgeopt.core.kernels import OpKey
 from edgeopt.pipeline import enumerate as kernels
 from edgeopt.pipeline.cache import StageCache, default_cache_dir
 from edgeopt.pipeline.compile import Progress, no_progress
+from edgeopt.pipeline.local_table import QUICK, codegen_version, local_programs
 
 if TYPE_CHECKING:
     from edgeopt.core.space import SearchSpace
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 STAGES = ("device", "enumerate", "build", "measure", "networks", "table")
 RUNTIMES = ("edgeopt", "onnxruntime")
-QUICK_KERNELS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,16 +105,6 @@ def parse_precisions(text: str) -> tuple[str, ...]:
     return known[text]
 
 
-def codegen_version() -> str:
-    """Names the generated code: the same for equal kernels from equal keys."""
-    from importlib.metadata import version
-
-    root = Path(__file__).resolve().parents[1] / "codegen"
-    files = sorted([*(root / "schedules").glob("*.py"), root / "build.py", root / "abi.py"])
-    mark = digest(b"".join(path.read_bytes() for path in files))[:12]
-    return f"edgeopt {__version__} {mark}, tvm {version('apache-tvm')}"
-
-
 def profile(request: ProfileRequest, progress: Progress = no_progress) -> ProfileReport:
     """Measure a device and write its table.
 
@@ -187,67 +175,13 @@ def profile(request: ProfileRequest, progress: Progress = no_progress) -> Profil
     )
 
 
-def quick_table(
-    device: DeviceProfile,
-    keys: Sequence[OpKey],
-    *,
-    budget_s: float = 20.0,
-    kernels_at_most: int = QUICK_KERNELS,
-    cache: bool = True,
-) -> LatencyTable:
-    """A small table measured in seconds: a spread of ``keys``, from which the rest is estimated.
-
-    Raises:
-        InputError: programs for the device cannot be timed on this machine.
-        ToolError: a compiler is missing or fails.
-        BoardError: a program fails.
-    """
-    from edgeopt.latency.meters.program import ProgramMeter
-    from edgeopt.latency.protocol import Protocol, profile_device
-
-    store = StageCache(default_cache_dir() if cache else None)
-    with tempfile.TemporaryDirectory(prefix="edgeopt-") as folder:
-        programs = _local_programs(device, Path(folder), store)
-        meter = ProgramMeter(
-            programs.bench, codegen_version(), batch=kernels_at_most, min_us=100, samples=5
-        )
-        result = profile_device(
-            device, kernels.spread(keys, kernels_at_most), meter, Path(folder) / "journal",
-            budget_s=budget_s, protocol=Protocol(spread=0.05, max_windows=5, chunk=64),
-        )  # fmt: skip
-    return result.table
-
-
 def _needs_no_programs(request: ProfileRequest) -> bool:
     return request.replay is not None or request.runtime != "edgeopt"
 
 
 def _programs(request: ProfileRequest, device: DeviceProfile, folder: str) -> KernelPrograms:
     store = StageCache(default_cache_dir() if request.cache else None)
-    return _local_programs(device, Path(folder), store)
-
-
-def _local_programs(device: DeviceProfile, work: Path, cache: StageCache) -> KernelPrograms:
-    from edgeopt.pipeline.kernel_programs import KernelPrograms
-
-    if not _runs_here(device):
-        raise InputError(
-            "programs for it cannot be timed on this machine", where=f"device {device.name}",
-            hint="run `edgeopt profile --device local` on the board itself, or replay a recorded "
-            "table with --replay",
-        )  # fmt: skip
-    return KernelPrograms(device, (), work, cache)
-
-
-def _runs_here(device: DeviceProfile) -> bool:
-    """Whether this machine is the device: probed, or of the same processor."""
-    if device.folder is None:
-        return True
-    try:
-        here = devices.load("local")
-    except InputError:
-        return False
-    return device.kind == "linux" and (device.arch, device.mcpu) == (here.arch, here.mcpu)
+    return local_programs(device, Path(folder), store)
 
 
 def _space(request: ProfileRequest) -> SearchSpace | None:
@@ -327,6 +261,8 @@ def _known(
             f"the table there is of {table.device} with {table.runtime}", where=str(path),
             hint="name another file with --out",
         )  # fmt: skip
+    if table.conditions.get("kind") == QUICK:  # measured in a hurry, for one compile
+        return None
     now = (device.name, device.fingerprint, meter.runtime, meter.runtime_version, meter.threads)
     return table if table.identity == now else None
 
@@ -361,14 +297,17 @@ def network_times(
     count: int,
     progress: Progress = no_progress,
 ) -> dict[str, tuple[tuple[OpKey, ...], float]]:
-    """Random subnets: name -> (kernels, measured nanoseconds), in every precision asked for."""
+    """Random subnets: name -> (kernels, measured nanoseconds), in every precision asked for.
+
+    A name is the precision, a blank, and the subnet. Subnets of a smaller count come first in
+    those of a larger one.
+    """
     from edgeopt.pipeline.kernel_programs import time_networks
 
-    chosen = kernels.subnets(space, count, request.seed + 1)
     graphs = {
         f"{precision} {config}": kernels.lowered(space, config, precision)
+        for config in kernels.subnets(space, count, request.seed + 1)
         for precision in request.precisions
-        for config in chosen
     }
     built = {}
     for name, graph in graphs.items():

@@ -130,9 +130,13 @@ def _from_zoo(
     detail: Detail,
 ) -> Chosen:
     from edgeopt import latency, zoo
+    from edgeopt.pipeline.local_table import model_for
 
     entry = zoo.load(request.supernet)
-    model = latency.load_model(profile, strict=request.strict)
+    model = model_for(
+        profile, strict=request.strict, space=entry.space,
+        detail=lambda text: detail("search", text),
+    )  # fmt: skip
     inputs = {
         "entry": entry.digest,
         "device": profile.fingerprint,

@@ -1,0 +1,143 @@
+"""The latency model of a device, as the pipeline uses it; this machine's is measured if need be.
+
+The first search on a machine nobody profiled measures a spread of the space's kernels, once, so
+that the rest is estimated from this machine's own times. `edgeopt profile` replaces that table by
+a full, calibrated one.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgeopt import __version__, devices, latency
+from edgeopt.core.device import DeviceProfile
+from edgeopt.core.errors import EdgeoptError, InputError
+from edgeopt.core.estimates import LatencyModel
+from edgeopt.core.files import digest
+from edgeopt.core.kernels import OpKey
+from edgeopt.pipeline.cache import StageCache, default_cache_dir
+
+if TYPE_CHECKING:
+    from edgeopt.core.space import SearchSpace
+    from edgeopt.latency.table import LatencyTable
+    from edgeopt.pipeline.kernel_programs import KernelPrograms
+
+QUICK = "quick"
+QUICK_KERNELS = 32
+
+
+def codegen_version() -> str:
+    """Names the generated code: the same for equal kernels from equal keys."""
+    from importlib.metadata import version
+
+    root = Path(__file__).resolve().parents[1] / "codegen"
+    files = sorted([*(root / "schedules").glob("*.py"), root / "build.py", root / "abi.py"])
+    mark = digest(b"".join(path.read_bytes() for path in files))[:12]
+    return f"edgeopt {__version__} {mark}, tvm {version('apache-tvm')}"
+
+
+def model_for(
+    profile: DeviceProfile,
+    *,
+    strict: bool = False,
+    space: SearchSpace | None = None,
+    detail: Callable[[str], None] | None = None,
+) -> LatencyModel:
+    """The device's latency model: a table of the code as it is now, else estimates.
+
+    Args:
+        profile: the device.
+        strict: refuse to estimate.
+        space: what will be searched; with it, a probed device without a table is measured
+            briefly, and the table kept.
+        detail: told what takes time.
+
+    Raises:
+        InputError: ``strict`` and nothing was measured, or a table is broken.
+    """
+    version = codegen_version()
+    measurable = space is not None and profile.folder is None and not strict
+    if measurable and latency.find_table(profile, runtime_version=version) is None:
+        assert space is not None
+        _measure_quickly(profile, space, detail or (lambda text: None))
+    return latency.load_model(profile, strict=strict, runtime_version=version)
+
+
+def _measure_quickly(
+    profile: DeviceProfile, space: SearchSpace, detail: Callable[[str], None]
+) -> None:
+    """Write a quick table; where that fails, estimates remain."""
+    from edgeopt.latency.select import table_path, user_table_dir
+    from edgeopt.pipeline.enumerate import kernels_of_space
+
+    detail("measuring this machine, once")
+    try:
+        table = quick_table(profile, kernels_of_space(space, profile.precisions))
+        folder = user_table_dir()
+        folder.mkdir(parents=True, exist_ok=True)
+        table.save(table_path(folder, profile))
+    except (EdgeoptError, OSError) as error:
+        detail(f"could not measure this machine: {error}")
+
+
+def quick_table(
+    device: DeviceProfile,
+    keys: Sequence[OpKey],
+    *,
+    budget_s: float = 20.0,
+    at_most: int = QUICK_KERNELS,
+    cache: bool = True,
+) -> LatencyTable:
+    """A small table measured in seconds: a spread of ``keys``, from which the rest is estimated.
+
+    Raises:
+        InputError: programs for the device cannot be timed on this machine.
+        ToolError: a compiler is missing or fails.
+        BoardError: a program fails.
+    """
+    from edgeopt.latency.meters.program import ProgramMeter
+    from edgeopt.latency.protocol import Protocol, profile_device
+    from edgeopt.pipeline.enumerate import spread
+
+    store = StageCache(default_cache_dir() if cache else None)
+    with tempfile.TemporaryDirectory(prefix="edgeopt-") as folder:
+        programs = local_programs(device, Path(folder), store)
+        meter = ProgramMeter(programs.bench, codegen_version(), batch=at_most, min_us=100)
+        result = profile_device(
+            device, spread(keys, at_most), meter, Path(folder) / "journal", budget_s=budget_s,
+            protocol=Protocol(spread=0.05, max_windows=6, chunk=at_most, repeats=1),
+        )  # fmt: skip
+    table = result.table
+    return replace(table, conditions={**table.conditions, "kind": QUICK})
+
+
+def local_programs(device: DeviceProfile, work: Path, cache: StageCache) -> KernelPrograms:
+    """What builds programs that run on this machine.
+
+    Raises:
+        InputError: the device is not this machine.
+    """
+    from edgeopt.pipeline.kernel_programs import KernelPrograms
+
+    if not _runs_here(device):
+        raise InputError(
+            "programs for it cannot be timed on this machine", where=f"device {device.name}",
+            hint="run `edgeopt profile --device local` on the board itself, or replay a recorded "
+            "table with --replay",
+        )  # fmt: skip
+    return KernelPrograms(device, (), work, cache)
+
+
+def _runs_here(device: DeviceProfile) -> bool:
+    """Whether this machine is the device: probed, or of the same processor."""
+    if device.folder is None:
+        return True
+    try:
+        here = devices.load("local")
+    except InputError:
+        return False
+    return device.kind == "linux" and (device.arch, device.mcpu) == (here.arch, here.mcpu)
