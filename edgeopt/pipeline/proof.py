@@ -213,7 +213,8 @@ def against_ort(
         inputs: model input name -> [N, ...] in the model's layout.
         vectors: the reference's inputs and outputs.
     """
-    outputs = run_onnx_rows(final.model, inputs)
+    # Optimized, integer models run in integers; as written, in float between the roundings.
+    outputs = run_onnx_rows(final.model, inputs, optimize=final.precision == "int8")
     network = final.imported.network
     moved = {
         tensor: np.stack([final.imported.outputs[o].from_onnx(row) for row in outputs[o]])
@@ -232,11 +233,13 @@ def against_ort(
     return [as_check(found)]
 
 
-def run_onnx_rows(model: bytes, inputs: Mapping[str, npt.NDArray[Any]]) -> Arrays:
+def run_onnx_rows(
+    model: bytes, inputs: Mapping[str, npt.NDArray[Any]], *, optimize: bool = False
+) -> Arrays:
     """Onnxruntime's outputs [N, ...] of a model with a batch of 1, row by row."""
     from edgeopt.graph.reference import Session
 
-    session = Session(model)
+    session = Session(model, optimize=optimize)
     count = len(next(iter(inputs.values())))
     rows = [session.run({k: v[i : i + 1] for k, v in inputs.items()}) for i in range(count)]
     return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
@@ -275,6 +278,7 @@ def artifact_checks(
     engine: Engine,
     vectors: TestVectors,
 ) -> list[Check]:
+    """The reference against an artifact's programs, built from ``files`` and run on ``engine``."""
     where = f"{profile.arch} on {engine.where}"
     try:
         compiler = toolchain.find(profile)
@@ -291,6 +295,7 @@ def artifact_checks(
 
 
 def as_check(found: Comparison, where: str = "") -> Check:
+    """A comparison as the manifest keeps it."""
     kept = asdict(found)
     return Check(
         kept["what"], where or kept["where"], kept["result"], kept["detail"], kept["vectors"],

@@ -92,7 +92,10 @@ def render_report(manifest: Manifest, points: Sequence[PointInfo]) -> str:
 
 def _div(name: str, figure: Any) -> str:
     html: str = figure.to_html(
-        full_html=False, include_plotlyjs=False, div_id=name, config={"displaylogo": False}
+        full_html=False,
+        include_plotlyjs=False,
+        div_id=name,
+        config={"displaylogo": False, "displayModeBar": False},
     )
     return html
 

@@ -23,6 +23,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from edgeopt.core.errors import EdgeoptError, InputError
 from edgeopt.core.files import digest, read_bytes, write_atomic
@@ -89,6 +90,7 @@ def build_entry(
         InputError: something given cannot be used.
     """
     options = options or ZooOptions()
+    torch.set_num_threads(1)  # as in the workers: more threads wait for each other
     work.mkdir(parents=True, exist_ok=True)
     space_text = read_bytes(space_file, max_bytes=FILES["space.toml"], noun="search space")
     space = parse_space(space_text.decode(), str(space_file))
