@@ -40,8 +40,9 @@ def _ints(*values: int) -> np.ndarray:
 
 
 UNARY = (
-    "Abs Ceil Cos Cosh Erf Exp Floor Round Selu Sign Sin Sinh Softplus Softsign Tan Mish Atan Asinh"
-).split()
+    "Abs", "Ceil", "Cos", "Cosh", "Erf", "Exp", "Floor", "Round", "Selu", "Sign", "Sin", "Sinh",
+    "Softplus", "Softsign", "Tan", "Mish", "Atan", "Asinh",
+)  # fmt: skip
 
 NODES: dict[str, onnx.ModelProto] = {
     **{op: node(op, MAP) for op in UNARY},
