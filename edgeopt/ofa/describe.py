@@ -8,11 +8,14 @@ ONNX export writes (`edgeopt.ofa.export`).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from types import MappingProxyType
 
 from edgeopt.core.errors import InputError
 from edgeopt.core.network import Network, Op, Tensor
 from edgeopt.core.space import Block, Layout, SearchSpace, SubnetConfig
+
+Shape = tuple[int, ...]
 
 INPUT = "image"
 OUTPUT = "logits"
@@ -47,44 +50,78 @@ def describe(space: SearchSpace, config: SubnetConfig, batch: int = 1) -> Networ
 
 def describe_layout(layout: Layout, name: str) -> Network:
     """The same for sizes that are already resolved."""
-    maker = _Maker(layout)
-    return Network(name, maker.tensors, tuple(maker.ops), (INPUT,), (OUTPUT,))
+    side = layout.resolution
+    shape: Shape = (1, side, side, layout.in_channels)
+    parts = [
+        _stem(shape, layout.stem_channels, layout.stem_stride, layout.stem_activation)
+    ]  # fmt: skip
+    for block in layout.blocks:
+        parts.append(_block(parts[-1].last, parts[-1].shape, block))
+    last = parts[-1]
+    parts.append(
+        _head(last.last, last.shape, layout.expand_channels, layout.mix_channels, layout.classes)
+    )
+    tensors = {INPUT: _tensor(INPUT, shape)}
+    ops: list[Op] = []
+    for part in parts:
+        ops += part.ops
+        tensors.update(part.tensors)
+    return Network(name, tensors, tuple(ops), (INPUT,), (OUTPUT,))
 
 
-class _Maker:
-    """Appends operators; `last` is the tensor that the next one reads."""
+# A search describes thousands of subnets made of the same few hundred blocks: parts are made once
+# and shared, which is safe because operators and tensors are frozen.
 
-    def __init__(self, layout: Layout) -> None:
-        side = layout.resolution
+
+@lru_cache(maxsize=256)
+def _stem(shape: Shape, channels: int, stride: int, activation: str) -> _Part:
+    part = _Part(INPUT, shape)
+    part.conv("stem.conv", channels, 3, stride)
+    part.activation("stem.act", activation)
+    return part
+
+
+@lru_cache(maxsize=32768)
+def _block(entry: str, shape: Shape, block: Block) -> _Part:
+    part, name, mid = _Part(entry, shape), f"block{block.index}", block.mid_channels
+    if block.expand is not None:
+        part.conv(f"{name}.expand.conv", mid)
+        part.activation(f"{name}.expand.act", block.activation)
+    part.conv(f"{name}.depth.conv", mid, block.kernel, block.stride, mid)
+    part.activation(f"{name}.depth.act", block.activation)
+    if block.se_channels:
+        part.squeeze(f"{name}.se", block.se_channels)
+    part.conv(f"{name}.project.conv", block.out_channels)
+    if block.residual:
+        part.add(f"{name}.add", "add", (entry, part.last), part.shape)
+    return part
+
+
+@lru_cache(maxsize=256)
+def _head(entry: str, shape: Shape, expand: int, mix: int, classes: int) -> _Part:
+    part = _Part(entry, shape)
+    part.conv("head.expand.conv", expand)
+    part.activation("head.expand.act", "hardswish")
+    part.pool("head.pool")
+    part.conv("head.mix.conv", mix)
+    part.activation("head.mix.act", "hardswish")
+    part.add("head.flatten", "reshape", (part.last,), (1, mix))
+    part.add("head.classifier", "linear", (part.last,), (1, classes), output=OUTPUT)
+    return part
+
+
+@lru_cache(maxsize=65536)
+def _tensor(name: str, shape: Shape) -> Tensor:
+    return Tensor(name, shape)
+
+
+class _Part:
+    """A run of operators; `last` is the tensor that the next one reads, `shape` its shape."""
+
+    def __init__(self, entry: str, shape: Shape) -> None:
         self.ops: list[Op] = []
-        self.shape: tuple[int, ...] = (1, side, side, layout.in_channels)
-        self.tensors = {INPUT: Tensor(INPUT, self.shape)}
-        self.last = INPUT
-        self.conv("stem.conv", layout.stem_channels, 3, layout.stem_stride)
-        self.activation("stem.act", layout.stem_activation)
-        for block in layout.blocks:
-            self.block(block)
-        self.conv("head.expand.conv", layout.expand_channels)
-        self.activation("head.expand.act", "hardswish")
-        self.pool("head.pool")
-        self.conv("head.mix.conv", layout.mix_channels)
-        self.activation("head.mix.act", "hardswish")
-        self.add("head.flatten", "reshape", (self.last,), (1, layout.mix_channels))
-        self.add("head.classifier", "linear", (self.last,), (1, layout.classes), output=OUTPUT)
-
-    def block(self, block: Block) -> None:
-        name, entry = f"block{block.index}", self.last
-        if block.expand is not None:
-            self.conv(f"{name}.expand.conv", block.mid_channels)
-            self.activation(f"{name}.expand.act", block.activation)
-        mid = block.mid_channels
-        self.conv(f"{name}.depth.conv", mid, block.kernel, block.stride, mid)
-        self.activation(f"{name}.depth.act", block.activation)
-        if block.se_channels:
-            self.squeeze(f"{name}.se", block.se_channels)
-        self.conv(f"{name}.project.conv", block.out_channels)
-        if block.residual:
-            self.add(f"{name}.add", "add", (entry, self.last), self.shape)
+        self.tensors: dict[str, Tensor] = {}
+        self.last, self.shape = entry, shape
 
     def squeeze(self, name: str, mid: int) -> None:
         entry, shape = self.last, self.shape
@@ -101,13 +138,15 @@ class _Maker:
         edge = kernel // 2
         _, height, width, _ = self.shape
         shape = (1, (height - 1) // stride + 1, (width - 1) // stride + 1, channels)
-        attrs = {
-            "kernel": (kernel, kernel),
-            "strides": (stride, stride),
-            "dilations": _ONES,
-            "pads": (edge, edge, edge, edge),
-            "groups": groups,
-        }
+        attrs = MappingProxyType(
+            {
+                "kernel": (kernel, kernel),
+                "strides": (stride, stride),
+                "dilations": _ONES,
+                "pads": (edge, edge, edge, edge),
+                "groups": groups,
+            }
+        )
         self.add(name, "conv2d", (self.last,), shape, attrs)
 
     def activation(self, name: str, function: str) -> None:
@@ -117,10 +156,10 @@ class _Maker:
         self.add(name, "global_avgpool", (self.last,), (1, 1, 1, self.shape[-1]))
 
     def add(
-        self, name: str, kind: str, inputs: tuple[str, ...], shape: tuple[int, ...],
+        self, name: str, kind: str, inputs: tuple[str, ...], shape: Shape,
         attrs: Mapping[str, object] = _NO_ATTRS, output: str = "",
     ) -> None:  # fmt: skip
         output = output or name
         self.ops.append(Op(name, kind, inputs, output, attrs))
-        self.tensors[output] = Tensor(output, shape)
+        self.tensors[output] = _tensor(output, shape)
         self.last, self.shape = output, shape
