@@ -1,9 +1,13 @@
 """Writing a quantized network as ONNX: QuantizeLinear and DequantizeLinear around every operator.
 
-The result runs in onnxruntime and imports as an integer network. Activations are int8 with one
-scale and zero point a tensor; weights are stored as int8 with one scale an output channel (axis
-0), biases as int32 with scale ``s_x * s_w``. The names of the float network's graph, inputs,
-outputs, nodes and tensors are kept.
+The result runs in onnxruntime and imports as an integer network. Activations have one scale and
+zero point a tensor; weights are stored as int8 with one scale an output channel (axis 0), biases
+as int32 with scale ``s_x * s_w``. The names of the float network's graph, inputs, outputs, nodes
+and tensors are kept.
+
+Activations are written as uint8, 128 above the int8 that everything else here computes with: the
+same numbers, but onnxruntime has all its integer kernels for uint8 on x86 and falls back to
+float for some of int8.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from edgeopt.core.affine import I8_MIN
 from edgeopt.core.errors import InputError
 from edgeopt.core.network import Array, Quant
 from edgeopt.graph import ir
@@ -120,9 +125,10 @@ class _Writer:
 
     def quantize(self, tensor: str, source: str, quant: Quant) -> tuple[str, str, str]:
         """QuantizeLinear of ``source``; returns what a DequantizeLinear of it reads."""
+        zero_point = np.array(quant.zero_point - I8_MIN, np.uint8)
         parameters = (
             self.constant(f"{tensor}_scale", np.array(quant.scale, np.float32)),
-            self.constant(f"{tensor}_zero_point", np.array(quant.zero_point, np.int8)),
+            self.constant(f"{tensor}_zero_point", zero_point),
         )
         stored = self.fresh(f"{tensor}_quantized")
         self.emit("QuantizeLinear", f"{tensor}_quantize", (source, *parameters), stored)

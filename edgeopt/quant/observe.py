@@ -111,6 +111,7 @@ def _runner(
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = 1  # the operators of one image are too small to share
     try:
         session = onnxruntime.InferenceSession(
             qdq_build.observed(graph, names), options, providers=["CPUExecutionProvider"]
