@@ -24,6 +24,7 @@ C_TYPES: dict[str, tuple[str, np.dtype[Any]]] = {
 }
 BYTES = {**DTYPE_BYTES, "i16": 2}
 _DTYPES = {numpy_type: name for name, (_, numpy_type) in C_TYPES.items()}
+_DTYPES[np.dtype(np.bool_)] = "u8"  # masks: 0 and 1
 
 
 def c_type(dtype: str) -> str:

@@ -207,7 +207,7 @@ def build(
                 comment=names.comment(kernel.name),
                 key=names.comment(str(kernel.key), 1000),
                 digest=kernel.key.digest,
-                arguments=_arguments(storage, kernel, function, values, pool, uses),
+                arguments=_arguments(storage, index, kernel, function, values, pool, uses),
             )
         )
     if vectors is not None:
@@ -227,8 +227,8 @@ def build(
         io_alignment=ACTIVATION_ALIGNMENT_BYTES,
         self_test_arena_bytes=offsets[-1],
         weight_bytes=pool.size_bytes,
-        inputs=tuple(_tensor(i, graph.tensors[n]) for i, n in enumerate(graph.inputs)),
-        outputs=tuple(_tensor(i, tensor) for i, tensor in enumerate(outputs)),
+        inputs=_tensors([graph.tensors[n] for n in graph.inputs]),
+        outputs=_tensors(outputs),
         functions=_prototypes(functions, symbol_prefix),
         calls=tuple(calls),
         copies=storage.copies,
@@ -249,6 +249,7 @@ def _behind(start: int, tensors: Sequence[Tensor]) -> list[int]:
 
 def _arguments(
     storage: CStorage,
+    index: int,
     kernel: Kernel,
     function: KernelFunction,
     values: Mapping[str, Array],
@@ -271,7 +272,7 @@ def _arguments(
             if arg.name not in values:
                 raise ValueError(f"kernel {kernel.name!r} lacks constant {arg.name!r}")
             array = pool.add(values[arg.name], arg.dtype)
-            uses.setdefault(array.symbol, []).append(f"{kernel.name} {arg.name}")
+            uses.setdefault(array.symbol, []).append(f"{arg.name} of kernel {index}")
             arguments.append(f"{array.symbol}.values")
         else:
             scratch_bytes = function.scratch_bytes
@@ -312,12 +313,23 @@ def _prototypes(functions: Sequence[KernelFunction], prefix: str) -> tuple[Funct
     return tuple(FunctionView(prefix + symbol, text) for symbol, text in sorted(known.items()))
 
 
-def _tensor(index: int, tensor: Tensor) -> TensorView:
+def _tensors(tensors: Sequence[Tensor]) -> tuple[TensorView, ...]:
+    identifiers = [names.identifier(tensor.name) for tensor in tensors]
+    macros = [text.upper() for text in identifiers]
+    if len(set(macros)) != len(macros):
+        macros = identifiers  # two names differ in case only: capitals would make them one
+    return tuple(
+        _tensor(index, macro, tensor)
+        for index, (macro, tensor) in enumerate(zip(macros, tensors, strict=True))
+    )
+
+
+def _tensor(index: int, macro: str, tensor: Tensor) -> TensorView:
     quant = tensor.quant
     return TensorView(
         index=index,
         id=names.identifier(tensor.name),
-        macro=names.macro(tensor.name),
+        macro=macro,
         literal=names.string(tensor.name[:80]),
         comment=names.comment(tensor.name, 80),
         dtype=tensor.dtype,

@@ -354,6 +354,8 @@ def test_equal_constants_are_stored_once() -> None:
         pool.add(np.zeros(1), "f32")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="array of int8 where f32 was declared"):
         pool.add(np.zeros(1, np.int8), "f32")
+    mask = pool.add(np.array([True, False]), "u8")
+    assert mask.data == b"\x01\x00"
 
 
 def test_the_same_arguments_give_the_same_bytes_and_no_time() -> None:
@@ -388,6 +390,15 @@ def test_the_header_states_sizes_and_quantization() -> None:
         assert line in header
     scale = re.search(r"INPUT_K_SCALE (\S+)f ", header)
     assert scale is not None and float.fromhex(scale[1]) == float(np.float32(0.1))
+
+
+def test_macros_of_tensors_stay_apart() -> None:
+    header = render(graph=handmade.graph(x="Image", k="image"),
+                    vectors=None).files["include/hand_x20_net.h"].decode()  # fmt: skip
+    assert "#define HAND_X20_NET_INPUT_Image_BYTES 192u" in header
+    assert "#define HAND_X20_NET_INPUT_image_BYTES 3u" in header
+    plain = render(graph=handmade.graph(x="Image"), vectors=None).files["include/hand_x20_net.h"]
+    assert b"#define HAND_X20_NET_INPUT_IMAGE_BYTES 192u" in plain
 
 
 HOSTILE = '*/ #error \\\n"%s" ??/ `rm` \x00\x1b[2J é {{ 7 }}'

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import networks
 import numpy as np
+import onnx_nodes
 import pytest
 
 from edgeopt import devices
-from edgeopt.codegen import emit, runner, schedules, toolchain, verify
-from edgeopt.codegen.build import compile_kernels
+from edgeopt.codegen import emit, fallback, runner, schedules, toolchain, verify
+from edgeopt.codegen.abi import symbol_of
+from edgeopt.codegen.build import compile_object
 from edgeopt.codegen.lower import lower
 from edgeopt.codegen.plan import plan
 from edgeopt.codegen.reference import run_network
@@ -40,15 +42,21 @@ class Made:
 def make(network: Network, profile: DeviceProfile) -> Made:
     graph = lower(network)
     target = profile.target
-    functions, constants = [], []
-    for kernel in graph.kernels:
-        template = schedules.select(kernel.key, target)
-        assert template is not None, str(kernel.key)
-        functions.append(template.function(kernel.key, target))
-        constants.append(template.pack(kernel.key, target, kernel.constants))
-    scratch = [f.scratch_bytes for f in functions]
+    functions, constants, primfuncs = [], [], {}
     prefix = runner.kernel_prefix(NAME)
-    kernels = compile_kernels(graph.keys, target, prefix=prefix)
+    for kernel in graph.kernels:
+        symbol = prefix + symbol_of(kernel.key)
+        template = schedules.select(kernel.key, target)
+        if template is None:
+            functions.append(fallback.function(kernel, target))
+            constants.append(fallback.pack(kernel, target))
+            primfuncs[symbol] = fallback.primfunc(kernel, target)
+        else:
+            functions.append(template.function(kernel.key, target))
+            constants.append(template.pack(kernel.key, target, kernel.constants))
+            primfuncs[symbol] = template.primfunc(kernel.key, target)
+    scratch = [f.scratch_bytes for f in functions]
+    kernels = compile_object(primfuncs, target)
     vectors = make_vectors(network)
     code = emit.render(
         graph, plan(graph, scratch, runner.BUFFER_ALIGNMENT_BYTES), functions, constants,
@@ -82,3 +90,17 @@ def test_a_network_on_this_machine_and_under_emulation(integer: bool) -> None:
     if integer:
         for name, left in outputs["local"].items():
             np.testing.assert_array_equal(left, outputs["rpi4"][name])
+
+
+def test_an_operator_without_a_template() -> None:
+    """TVM's own legalization, between kernels of templates, on both processors."""
+    b = networks.Builder(1)
+    x = b.linear(b.input(1, 24), 30)
+    payload = onnx_nodes.node("Softplus", (1, 30)).SerializeToString()
+    y = b.op("onnx", (x,), (1, 30), {"node": payload})
+    network = b.network(b.linear(y, 7))
+    for device in ("local", "rpi4"):
+        profile = devices.load(device)
+        made = make(network, profile)
+        assert "fallback" in made.code.files[f"src/{NAME}.c"].decode()
+        check(made, profile)
