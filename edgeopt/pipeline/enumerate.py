@@ -80,12 +80,10 @@ def kernels_of_models(models: Sequence[Path], precisions: Sequence[str]) -> tupl
 
 
 def spread(keys: Sequence[OpKey], count: int) -> tuple[OpKey, ...]:
-    """About ``count`` kernels that represent all: of every class and precision, small to large."""
-    from edgeopt.latency.analytic import CLASS_OF
-
+    """About ``count`` kernels that represent all: of every kind and precision, small to large."""
     groups: dict[tuple[str, str], list[OpKey]] = {}
     for key in dict.fromkeys(keys):
-        groups.setdefault((CLASS_OF[key.op], key.precision), []).append(key)
+        groups.setdefault((key.op, key.precision), []).append(key)
     chosen: list[OpKey] = []
     for members in groups.values():
         members.sort(key=lambda key: (key.macs, key.activation_bytes, str(key)))

@@ -125,7 +125,7 @@ def test_a_table_is_found_and_used(recorded: Path) -> None:
     assert isinstance(model, TableModel)
     keys = kernels.lowered(SPACE, SPACE.min_config(), "i8").keys
     assert model.predict(keys).coverage == 1.0
-    assert "measured (261 kernels" in latency.latency_source(pi) or len(model.table.entries) > 100
+    assert latency.latency_source(pi) == f"measured ({len(model.table.entries)} kernels)"
     # It timed other code than the present one, so the pipeline passes it over.
     assert not isinstance(model_for(pi), TableModel)
 
