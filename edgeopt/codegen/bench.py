@@ -102,7 +102,7 @@ def _kernel(
     prefix: str,
     input_bytes: Sequence[int] | None,
 ) -> KernelView:
-    remaining = list(input_bytes) if input_bytes is not None else None
+    remaining = list(input_bytes or ())
     views = []
     arguments = []
     for index, arg in enumerate(function.args):
@@ -117,7 +117,7 @@ def _kernel(
             views.append(ArgView(arg.dtype, array.nbytes, data))
         elif arg.kind == "scratch":
             views.append(ArgView("u8", function.scratch_bytes, "NULL"))
-        elif arg.kind in ("input", "residual") and remaining is not None:
+        elif arg.kind in ("input", "residual") and remaining:
             views.append(ArgView(arg.dtype, remaining.pop(0), "NULL"))
         else:
             views.append(ArgView(arg.dtype, _bound_bytes(function.key, arg), "NULL"))
