@@ -114,7 +114,8 @@ def _static_bytes(buffer: Any, symbol: str) -> int:
             )  # fmt: skip
         sizes.append(int(extent))
     kind = DataType(str(buffer.ty.dtype))
-    return math.prod(sizes) * -(-kind.bits * kind.lanes // 8)
+    element_bytes: int = -(-kind.bits * kind.lanes // 8)
+    return math.prod(sizes) * element_bytes
 
 
 def _place(body: Any, scratch: Any, symbol: str) -> tuple[Any, int]:

@@ -31,6 +31,12 @@ DOTPROD = TargetSpec(
     l1d_bytes=65536, l2_bytes=524288, cores=1,
 )  # fmt: skip
 
+AVX512 = TargetSpec(
+    arch="x86_64", triple="x86_64-linux-gnu", mcpu="cascadelake",
+    features=frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq",
+                        "avx512vnni"}),
+    vector_bits=512, vector_registers=32, l1d_bytes=32768, l2_bytes=1048576, cores=1,
+)  # fmt: skip
 DTYPES = {"f32": np.float32, "i8": np.int8}
 
 
@@ -111,7 +117,7 @@ def case(key: OpKey, seed: int) -> tuple[list[np.ndarray], dict[str, np.ndarray]
         shapes[1] = key.in_shape[-1:]
     if key.op == "concat":
         axis, sizes = concat_parts(key)
-        shapes = [key.in_shape[:axis] + (n,) + key.in_shape[axis + 1 :] for n in sizes]
+        shapes = [(*key.in_shape[:axis], n, *key.in_shape[axis + 1 :]) for n in sizes]
     if key.residual:
         shapes.append(key.out_shape)
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from edgeopt.codegen import build, schedules
 from edgeopt.core.kernels import OpKey
+from edgeopt.core.target import TargetSpec
 
 pytestmark = pytest.mark.usefixtures("host_is_x86_64_v3")
 
@@ -98,12 +99,14 @@ def as_int8(key: OpKey) -> OpKey:
     return replace(key, dtype="i8", out_dtype="i8", residual=False, residual_activation="none")
 
 
-def parity(keys: list[OpKey], folder: Path, seed: int = 0) -> None:
+def parity(
+    keys: list[OpKey], folder: Path, seed: int = 0, target: TargetSpec = harness.HOST
+) -> None:
     keys = list(dict.fromkeys(keys))
-    library = harness.link(build.compile_kernels(keys, harness.HOST), folder)
+    library = harness.link(build.compile_kernels(keys, target), folder)
     for index, key in enumerate(keys):
         inputs, constants = harness.case(key, seed + index)
-        got = harness.run(library, key, harness.HOST, inputs, constants)
+        got = harness.run(library, key, target, inputs, constants)
         harness.check(key, got, harness.reference(key, inputs, constants))
 
 
@@ -115,6 +118,23 @@ def test_float_kernels_compute_what_numpy_does(keys: tuple[OpKey, ...], tmp_path
 @pytest.mark.parametrize("keys", [CONVS, OTHERS], ids=["conv", "other"])
 def test_int8_kernels_are_bit_exact(keys: tuple[OpKey, ...], tmp_path: Path) -> None:
     parity([as_int8(key) for key in keys], tmp_path)
+
+
+@pytest.mark.parametrize("vnni", [True, False], ids=["vnni", "bw"])
+def test_kernels_agree_on_avx512(vnni: bool, tmp_path: Path) -> None:
+    flags = Path("/proc/cpuinfo").read_text()
+    if "avx512bw" not in flags or (vnni and "avx512_vnni" not in flags):
+        pytest.skip("the processor has no AVX-512: run on one that has")
+    features = harness.AVX512.features - (set() if vnni else {"avx512vnni"})
+    target = replace(harness.AVX512, features=features)
+    keys = [*CONVS, *OTHERS, *map(as_int8, (*CONVS, *OTHERS))]
+    parity(keys, tmp_path, target=target)
+
+
+def test_avx512_kernels_compile() -> None:
+    keys = [as_int8(CONVS[0]), CONVS[0], as_int8(CONVS[12])]
+    text = build.compile_kernels(keys, harness.AVX512, assembly=True).decode()
+    assert "vpdpbusd" in text and "%zmm" in text
 
 
 def test_every_activation_is_accurate_over_its_range(tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ beta 0.5; others ``hardsigmoid_0.2_0.5``), ``clip_-1.0_1.0``, ``leakyrelu_0.01``
 ``gelu``, ``gelu_tanh``. In f32 every one can be fused into conv-like kernels, linear, add, mul and
 scale (``activation``, then the residual is added, then ``residual_activation``). In i8 conv-like
 kernels and linear take a clamping activation (``relu``, ``relu6``, ``clip_…``) through lo and hi
-of ``qparams``, and any other through ``lut``; add, mul and scale take clamping ones only. The residual
-is fused in f32 only.
+of ``qparams``, and any other through ``lut``; add, mul and scale take clamping ones only. The
+residual is fused in f32 only.
 
 Variants of the other operators: concat ``axis2.32-64`` (axis of the key's shape, sizes of
 the inputs along it, in order); transpose ``perm1-0-2`` (of the key's shape); softmax ``axis0``

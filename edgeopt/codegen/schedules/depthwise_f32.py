@@ -29,7 +29,7 @@ class _Emitter:
         self.b = Builder(function, {**sizes, **shapes})
 
     def run(self) -> Any:
-        b, key, plan = self.b, self.key, self.plan
+        b, key = self.b, self.key
         with b.loop(key.out_shape[0], "oh") as row:
             # Kernel rows that meet the map: first .. first + count.
             at = b.bind(row * key.strides[0] - key.pads[0], "at")

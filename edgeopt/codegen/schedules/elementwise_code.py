@@ -69,7 +69,9 @@ def _operands(
 
 def _float(b: Builder, function: KernelFunction) -> Body:
     key = function.key
-    operands = None if key.op in ("activation", "quantize", "dequantize") else _operands(b, function)
+    operands = (
+        None if key.op in ("activation", "quantize", "dequantize") else _operands(b, function)
+    )
 
     def body(at: Expr, channel: Expr, lanes: int, valid: int) -> None:
         if operands is None:

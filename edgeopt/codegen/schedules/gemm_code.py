@@ -211,9 +211,7 @@ class _Emitter:
                 b.bind(b.load(b["multiplier"], channel + n * plan.lanes, plan.lanes))
                 for n in range(vectors)
             ]
-            steps = [
-                cast(acc[i], "float32") * scales[i % vectors] for i in range(pixels * vectors)
-            ]
+            steps = [cast(acc[i], "float32") * scales[i % vectors] for i in range(pixels * vectors)]
             self.requantize.store(b["y"], out, places, steps)
             return
         for i, (offset, some) in enumerate(places):

@@ -217,8 +217,8 @@ def _tiled(
 def _fits(isa: Isa, pixels: int, vectors: int, integer: bool) -> bool:
     accumulators = pixels * vectors
     if integer:
-        # weights of the step, one product, one broadcast (or one vector of each pixel)
-        held = vectors + (pixels if isa.by_element and isa.dot == "quad" else 1) + 1
+        # weights of the step, one broadcast (or one vector of each pixel), one product
+        held = vectors + (pixels if isa.by_element else 1) + (2 if isa.dot == "pair8" else 1)
     elif isa.by_element:
         held = pixels + min(vectors, 2)
     elif pixels == 1:

@@ -84,9 +84,7 @@ class _Rows:
         from edgeopt.codegen.schedules.emit import const, intrinsic
 
         # An index past a table of 64 entries leaves the lane as it was.
-        result = intrinsic(
-            "llvm.aarch64.neon.tbl4.v16i8", "int8x16", *self._rows[:4], index
-        )
+        result = intrinsic("llvm.aarch64.neon.tbl4.v16i8", "int8x16", *self._rows[:4], index)
         for quarter in range(1, 4):
             index = self._b.bind(index - const(64, "int8", self._lanes))
             rows = self._rows[4 * quarter : 4 * quarter + 4]
@@ -103,9 +101,7 @@ class _Rows:
         for half, at in ((0, index), (1, upper)):
             for r in range(8):
                 if r:
-                    at = self._b.bind(
-                        intrinsic(f"llvm.ssub.sat.v{self._lanes}i8", kind, at, step)
-                    )
+                    at = self._b.bind(intrinsic(f"llvm.ssub.sat.v{self._lanes}i8", kind, at, step))
                 found = intrinsic("llvm.x86.avx2.pshuf.b", kind, self._rows[8 * half + r], at)
                 result = found if result is None else tirx.bitwise_xor(result, found)
                 result = self._b.bind(result)
