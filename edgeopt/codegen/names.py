@@ -12,7 +12,8 @@ import hashlib
 MAX_IDENTIFIER = 40
 
 # Keywords of C and C++ (an input may well be called "in", "class" or "this"), macros that old
-# compilers predefine, and names that one of our suffixes would turn into a POSIX function.
+# compilers predefine, names that one of our suffixes would turn into a POSIX function, and system
+# headers, which a network's own header of that name would hide.
 _RESERVED = frozenset(
     {
         "alignas", "alignof", "and", "and_eq", "asm", "auto", "bitand", "bitor", "bool", "break",
@@ -28,7 +29,13 @@ _RESERVED = frozenset(
         "typename", "union", "unsigned", "using", "virtual", "void", "volatile", "wchar_t",
         "while", "xor", "xor_eq", "fortran", "typeof", "main", "errno", "assert", "linux", "unix",
         "sem", "pthread_attr", "pthread_barrier", "pthread_cond", "pthread_mutex",
-        "pthread_rwlock", "edgeopt",
+        "pthread_rwlock", "edgeopt", "string", "math", "stdint", "stdio", "stdlib", "stddef",
+        "time", "signal", "limits", "complex", "locale", "setjmp", "ctype", "stdarg", "stdbool",
+        "inttypes", "iso646", "fenv", "tgmath", "wchar", "wctype", "memory", "search", "regex",
+        "sched", "semaphore", "pthread", "poll", "glob", "syslog", "unistd", "fcntl", "strings",
+        "threads", "uchar", "stdatomic", "stdalign", "stdnoreturn", "features", "alloca",
+        "malloc", "elf", "link", "values", "utime", "termios", "dirent", "netdb",
+        "edgeopt_program",
     }
 )  # fmt: skip
 

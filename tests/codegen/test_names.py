@@ -51,7 +51,7 @@ def test_a_long_name_cannot_spell_another_names_digest() -> None:
 
 
 def test_keywords_are_escaped() -> None:
-    for word in ("int", "class", "in", "while", "restrict", "sem"):
+    for word in ("int", "class", "in", "while", "restrict", "sem", "string", "math"):
         expected = word if word == "in" else f"m_x_{word}"
         assert names.identifier(word) == expected
 

@@ -53,6 +53,16 @@ def test_a_bundle_builds_and_passes_by_itself(
     assert "100% tests passed" in run("ctest", "--test-dir", tmp_path / "build")
 
 
+@pytest.mark.parametrize("name", ["test", "m"])
+def test_names_that_cmake_or_linkers_know_are_free(
+    name: str, needs_tool: Callable[[str], str], tmp_path: Path
+) -> None:
+    needs_tool("cmake")
+    needs_tool("gcc")
+    build(bundle(tmp_path, name), tmp_path / "build")
+    assert "100% tests passed" in run("ctest", "--test-dir", tmp_path / "build")
+
+
 def test_building_again_does_nothing(needs_tool: Callable[[str], str], tmp_path: Path) -> None:
     needs_tool("cmake")
     needs_tool("gcc")
