@@ -55,7 +55,7 @@ class Protocol:
     max_windows: int = 12
     chunk: int = 24
     drift: float = 0.10
-    repeats: int = 3
+    repeats: int = 1
     settle_windows: int = 3
     max_settle: int = 60
     seed: int = 0

@@ -12,12 +12,15 @@ from edgeopt.core.errors import EdgeoptError
 from edgeopt.core.kernels import OpKey
 from edgeopt.latency.meters import Window
 
+RESOLUTION = 0.02
+
 
 @dataclass(slots=True)
 class OrtMeter:
     """Times kernels with onnxruntime's CPU provider on this machine.
 
-    The times include what a call from Python costs, measured on an empty model and subtracted.
+    What a call from Python costs is measured on an empty model and subtracted; what is left is
+    never taken to be less than `RESOLUTION` of it.
     """
 
     threads: int = 1
