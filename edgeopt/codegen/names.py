@@ -13,7 +13,7 @@ MAX_IDENTIFIER = 40
 
 # Keywords of C and C++ (an input may well be called "in", "class" or "this"), macros that old
 # compilers predefine, names that one of our suffixes would turn into a POSIX function, and system
-# headers, which a network's own header of that name would hide.
+# headers, which a network's own header of that name would hide; last, macros of the templates.
 _RESERVED = frozenset(
     {
         "alignas", "alignof", "and", "and_eq", "asm", "auto", "bitand", "bitor", "bool", "break",
@@ -35,7 +35,7 @@ _RESERVED = frozenset(
         "sched", "semaphore", "pthread", "poll", "glob", "syslog", "unistd", "fcntl", "strings",
         "threads", "uchar", "stdatomic", "stdalign", "stdnoreturn", "features", "alloca",
         "malloc", "elf", "link", "values", "utime", "termios", "dirent", "netdb",
-        "edgeopt_program",
+        "edgeopt_program", "NULL", "EOF", "AT", "MARK", "READY", "VECTORS", "VECTOR_ALIGNED",
     }
 )  # fmt: skip
 

@@ -405,7 +405,7 @@ HOSTILE = '*/ #error \\\n"%s" ??/ `rm` \x00\x1b[2J é {{ 7 }}'
 
 
 def test_model_text_cannot_leave_comments_and_strings(tmp_path: Path) -> None:
-    names = {"x": HOSTILE + "x", "k": "class", "y": "in", "q": HOSTILE + "y"}
+    names = {"x": HOSTILE + "x", "k": "class", "y": "READY", "q": HOSTILE + "y"}
     graph = handmade.graph(**names)
     kernels = tuple(
         dataclasses.replace(k, name=k.name if k.name == "affine" else HOSTILE + k.name)
