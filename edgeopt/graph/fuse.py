@@ -19,6 +19,7 @@ from edgeopt.graph.fuse_activations import (
     normalise_clips,
 )
 from edgeopt.graph.ir import FUSED, Graph, Node
+from edgeopt.graph.qdq import stored_constant
 from edgeopt.graph.rewrite import Pass, Rewrite
 
 Wide = npt.NDArray[np.float64]
@@ -68,7 +69,7 @@ def fuse_batch_norm(graph: Graph) -> tuple[Graph, bool]:
     for node in graph.nodes:
         if node.op != "BatchNormalization" or node.domain:
             continue
-        parts = [work.constant(name) for name in node.inputs[1:5]]
+        parts = [_real(work, name) for name in node.inputs[1:5]]
         if len(parts) != 4 or any(part is None for part in parts):
             continue
         if any(node.outputs[1:]) or node.attrs.get("training_mode", 0):
@@ -86,6 +87,15 @@ def fuse_batch_norm(graph: Graph) -> tuple[Graph, bool]:
         if not _into_convolution(work, node, node.inputs[0], factor, shift):
             _as_depthwise(work, node, factor, shift)
     return work.finish()
+
+
+def _real(work: Rewrite, name: str) -> Array | None:
+    """A constant, also one that is stored as integers."""
+    node = work.producers.get(name)
+    if node is not None and node.op == "DequantizeLinear" and not node.domain:
+        stored = stored_constant(work.graph, node)
+        return None if stored is None else stored.real()
+    return work.constant(name)
 
 
 def fuse_channel_affine(graph: Graph) -> tuple[Graph, bool]:

@@ -82,7 +82,9 @@ def parse_input_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
     for text in texts:
         name, shape = parse_input_shape(text)
         if name in shapes:
-            raise InputError(f"input {name!r} is given twice", where="--input-shape")
+            raise InputError(
+                f"input {name!r} is given twice", where="--input-shape", hint="keep one of them"
+            )
         shapes[name] = shape
     return shapes
 

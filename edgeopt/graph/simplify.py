@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from edgeopt.core.errors import InputError
 from edgeopt.graph import ir
+from edgeopt.graph.expand import expand_integer_layers, move_pads_behind_pairs
 from edgeopt.graph.fold import drop_dead, drop_identities, fold_constants
 from edgeopt.graph.fuse import FUSIONS
 from edgeopt.graph.rewrite import Pass
@@ -14,6 +15,13 @@ from edgeopt.graph.supported import TYPE_PRESERVING
 from edgeopt.graph.validate import check_dims
 
 CLEANUPS: tuple[Pass, ...] = (fold_constants, drop_identities, drop_dead)
+
+PASSES: tuple[Pass, ...] = (
+    *CLEANUPS,
+    expand_integer_layers,
+    move_pads_behind_pairs,
+    *FUSIONS,
+)
 
 _MAX_ROUNDS = 64
 
@@ -46,7 +54,7 @@ def simplify(graph: ir.Graph, infer: Callable[[ir.Graph], ir.Graph]) -> ir.Graph
             hint="export the model with fixed input sizes, or fix them with --input-shape",
         )
     check_sizes(graph)
-    return run(graph, (*CLEANUPS, *FUSIONS))[0]
+    return run(graph, PASSES)[0]
 
 
 def run(graph: ir.Graph, passes: tuple[Pass, ...]) -> tuple[ir.Graph, bool]:

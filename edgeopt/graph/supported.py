@@ -27,8 +27,9 @@ FALLBACK = _names("""
 #: Read by the importer itself, and never left over for TVM.
 OWN = _names("""
     BatchNormalization Clip Constant DequantizeLinear Dropout Elu Flatten Gelu Gemm
-    GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity LeakyRelu Neg QuantizeLinear
-    ReduceMean Relu Reshape Sigmoid Split Squeeze Swish Tanh Transpose Unsqueeze Upsample
+    GlobalAveragePool GlobalMaxPool HardSigmoid HardSwish Identity LeakyRelu Neg QLinearConv
+    QLinearMatMul QuantizeLinear ReduceMean Relu Reshape Sigmoid Split Squeeze Swish Tanh Transpose
+    Unsqueeze Upsample
     """)
 
 #: Evaluated where everything they read is constant: cheap, and as large as what they read.
@@ -43,7 +44,7 @@ FOLDABLE = _names("""
 SUPPORTED = FALLBACK | OWN | FOLDABLE
 
 #: What may be handed to TVM: forms of the importer's own operators that it does not write, too.
-GENERIC = (FALLBACK | OWN) - {"Constant", "Swish"}
+GENERIC = (FALLBACK | OWN) - {"Constant", "Swish", "QLinearConv", "QLinearMatMul"}
 
 #: Functions of each element on its own: any layout serves.
 LAYOUT_FREE = _names("""

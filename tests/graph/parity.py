@@ -45,13 +45,28 @@ def outputs_of(
     return {name: imported.outputs[name].to_onnx(value) for name, value in results.items()}
 
 
+def import_checked(model: onnx.ModelProto) -> Imported:
+    """Import a model, through shape inference."""
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+    return import_model(inferred, isolated=False)
+
+
+def step_of(model: onnx.ModelProto, output: str) -> float:
+    """The scale of the pair of (de)quantizations that an output comes from."""
+    writers = {name: node for node in model.graph.node for name in node.output}
+    node = writers[output]
+    while node.op_type != "DequantizeLinear":
+        node = writers[node.input[0]]
+    values = {item.name: item for item in model.graph.initializer}
+    return float(onnx.numpy_helper.to_array(values[node.input[1]]))
+
+
 def check(
     model: onnx.ModelProto, *, seed: int = 0, rtol: float = 1e-4, atol: float = 1e-4,
     steps: int = 1, share: float = 0.99, optimize: bool = False,
 ) -> Imported:  # fmt: skip
     """Import, run both ways, compare; integers may differ by ``steps`` in ``1 - share`` of them."""
-    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
-    imported = import_model(inferred, isolated=False)
+    imported = import_checked(model)
     feeds = random_inputs(model, seed)
     expected = run_onnx(model.SerializeToString(), feeds, optimize=optimize)
     got = outputs_of(imported, feeds)

@@ -194,6 +194,49 @@ def test_padding_goes_into_the_layer_behind_it() -> None:
     assert dict(kinds(parity.check(one(pad, pool, constants=pads)).network)) == {"avgpool": 1}
 
 
+def test_padding_of_quantized_values_goes_into_the_layer_too() -> None:
+    constants = {
+        "p": np.array([0, 0, 1, 2, 0, 0, 0, 1], np.int64), "s": np.float32(0.04),
+        "z": np.int8(-20), "w": floats(4, 4, 3, 3), "sw": np.float32(0.02), "zw": np.int8(0),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["f"]),
+        helper.make_node("Pad", ["f", "p"], ["h"]),
+        helper.make_node("QuantizeLinear", ["h", "s", "z"], ["hq"]),
+        helper.make_node("DequantizeLinear", ["hq", "s", "z"], ["hf"]),
+        helper.make_node("QuantizeLinear", ["w", "sw", "zw"], ["wq"]),
+        helper.make_node("DequantizeLinear", ["wq", "sw", "zw"], ["wf"]),
+        helper.make_node("Conv", ["hf", "wf"], ["c"]),
+        helper.make_node("QuantizeLinear", ["c", "s", "z"], ["y"]),
+    ]
+    network = parity.check(one(*nodes, constants=constants)).network
+    assert [op.kind for op in network.ops] == ["quantize", "conv2d"]
+    assert network.ops[1].attrs["pads"] == (1, 2, 0, 1)
+
+
+@pytest.mark.parametrize("channels", [False, True])
+def test_integer_operators_of_the_older_form(channels: bool) -> None:
+    rng = np.random.default_rng(4)
+    scale = rng.uniform(0.01, 0.02, 3).astype(np.float32) if channels else np.float32(0.015)
+    constants = {
+        "s": np.float32(0.04), "z": np.uint8(120), "t": np.float32(0.3), "u": np.uint8(90),
+        "w": rng.integers(-127, 128, (3, 4, 3, 3)).astype(np.int8), "sw": scale,
+        "zw": np.zeros(scale.shape, np.int8), "b": rng.integers(-900, 900, 3).astype(np.int32),
+        "m": rng.integers(-127, 128, (48, 5)).astype(np.int8), "sm": np.float32(0.01),
+        "zm": np.int8(0), "flat": np.array([1, -1], np.int64),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("QLinearConv", ["q", "s", "z", "w", "sw", "zw", "t", "u", "b"], ["c"]),
+        helper.make_node("Reshape", ["c", "flat"], ["r"]),
+        helper.make_node("QLinearMatMul", ["r", "t", "u", "m", "sm", "zm", "t", "u"], ["g"]),
+        helper.make_node("DequantizeLinear", ["g", "t", "u"], ["y"]),
+    ]
+    network = parity.check(one(*nodes, constants=constants), atol=1e-6).network
+    assert dict(kinds(network)) == {"quantize": 1, "conv2d": 1, "linear": 1, "dequantize": 1}
+
+
 def test_shape_arithmetic_is_folded() -> None:
     nodes = [
         helper.make_node("Shape", ["x"], ["s"]),

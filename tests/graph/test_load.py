@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeopt.core.errors import InputError
 from edgeopt.graph import isolate, load
 from edgeopt.graph.importer import import_network
-from edgeopt.graph.load import load_model, parse_input_shape
+from edgeopt.graph.load import load_model, parse_input_shape, parse_input_shapes
 
 F = TensorProto.FLOAT
 
@@ -448,6 +448,9 @@ def test_external_data_counts_towards_the_limit(beside: Path) -> None:
 
 def test_input_shapes_are_parsed() -> None:
     assert parse_input_shape("a=b=1x3x8x8") == ("a=b", (1, 3, 8, 8))
+    assert parse_input_shapes(["a=1x2", "b=3"]) == {"a": (1, 2), "b": (3,)}
+    with pytest.raises(InputError, match="input 'a' is given twice"):
+        parse_input_shapes(["a=1x2", "a=1x2"])
 
 
 @pytest.mark.parametrize("text", ["x", "=1x2", "x=", "x=1x-2", "x=1x0", "x=1xa", "x=²"])
