@@ -7,6 +7,7 @@ asked for.
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 import tomllib
@@ -177,16 +178,13 @@ class Section:
             if default is not None:
                 return default
             section = ".".join(self.path)
-            near = [key for key in self.values if key not in self._asked]
-            hint = suggest(name, near, noun="key") if near else f"add `{name} = ...`"
-            if not hint.startswith("did you mean"):
-                hint = f"add `{name} = ...`"
-            else:
-                hint = f"is {near[0]!r} a misspelling?" if len(near) == 1 else hint
+            unasked = [key for key in self.values if key not in self._asked]
+            near = difflib.get_close_matches(name, unasked, n=1)
             raise InputError(
                 f"{name} is missing" + (f" from [{section}]" if section else ""),
-                where=self.spot(), hint=hint,
-            )  # fmt: skip
+                where=self.spot(near[0]) if near else self.spot(),
+                hint=f"is {near[0]!r} a misspelling of it?" if near else f"add `{name} = ...`",
+            )
         value = self.values[name]
         right = isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool)
         if not right:
