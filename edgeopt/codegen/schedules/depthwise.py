@@ -55,8 +55,8 @@ def plan_of(key: OpKey, isa: Isa) -> Plan:
     out_h, out_w = key.out_shape[0], key.out_shape[1]
     kernel_w = key.kernel[1]
     if integer:
-        # two accumulators a pixel; the rest holds weights and products
-        room = max((isa.registers - 4) // 2, 1)
+        # paired rows: one accumulator a pixel, since halves of the lanes take turns; else two
+        room = isa.registers - kernel_w - 3 if pairs_rows(isa) else (isa.registers - 8) // 2
         vectors = 1
     else:
         room = isa.registers - 2 - (kernel_w if isa.registers > 16 else 3)

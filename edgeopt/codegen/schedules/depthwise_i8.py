@@ -44,6 +44,8 @@ class _Emitter:
         self.half = plan.lanes // 2  # int32 lanes of one accumulator
         self.pairs = pairs_rows(isa)
         self.order = lane_order(isa)
+        self.padded = any(key.pads)
+        self.keeps_rows = False
         self.width = plan.lanes * (2 if self.pairs else 1)  # staged elements of a pixel
         b = Builder(function, {**sizes, "x0": elements(key.in_shape), "y": elements(key.out_shape)})
         self.b = b
@@ -56,12 +58,19 @@ class _Emitter:
         b, key, plan = self.b, self.key, self.plan
         out_h = key.out_shape[0]
         whole, rest = divmod(key.in_shape[2], plan.lanes)
+        bands = -(-out_h // plan.band)
+        # Padding is the same for every block of channels: columns, and with one band rows.
+        self.keeps_rows = bands == 1
+        if self.padded:
+            pad = bcast(self.pad, plan.lanes)
+            with b.loop(plan.stage_elements // plan.lanes, "v") as v:
+                b.store(self.stage_buffer, v * plan.lanes, pad)
         for start, times, valid in ((0, whole, plan.lanes), (whole, 1, rest)):
             if not times or not valid:
                 continue
             with b.loop(times, "c") as step:
                 block = start + step
-                with b.loop(-(-out_h // plan.band), "band") as band:
+                with b.loop(bands, "band") as band:
                     first = band * plan.band
                     count = plan.band
                     if out_h % plan.band:
@@ -109,8 +118,8 @@ class _Emitter:
             for h, value in enumerate(stored):
                 b.store(self.stage_buffer, to + col * self.width + h * plan.lanes, value)
 
-        for col in (*range(left), *range(left + copied, plan.cols)):
-            put(col, [pad] * len(rows))
+        if all(row is None for row in rows) and self.keeps_rows:
+            return
         with b.loop(copied, "col") as col:
             values = []
             for row in rows:
@@ -133,25 +142,25 @@ class _Emitter:
     def tile(self, block: Expr, first: Expr, row: Expr, col: Expr, pixels: int, valid: int) -> None:
         b, key, plan, half = self.b, self.key, self.plan, self.half
         lanes, channels = plan.lanes, key.in_shape[2]
-        acc = b.registers(pixels * 2, "int32", half)
-        bias = b.bind(b.load(b["bias"], block * lanes, lanes))
-        low, high = self.halves(bias)
-        for m in range(pixels):
-            acc[2 * m], acc[2 * m + 1] = low, high
         row_width = plan.cols * self.width
         x_at = b.bind(
             row * (key.strides[0] // plan.step) * row_width + col * key.strides[1] * self.width,
             "x_at",
         )
         pairs = -(-key.kernel[0] // 2)
-        down = key.dilations[0] * row_width
-        with b.loop(pairs, "pair") as pair:
-            w_at = (block * pairs + pair) * (key.kernel[1] * lanes * 2)
-            if self.pairs:
-                below = 2 * key.dilations[0] // plan.step * row_width
-                self.paired_taps(acc, x_at + pair * below, w_at, pixels)
-            else:
-                self.single_taps(acc, x_at + pair * 2 * down, down, w_at, pixels)
+        bias = self.halves(b.bind(b.load(b["bias"], block * lanes, lanes)))
+        acc = b.registers(pixels * 2, "int32", half)
+        for m in range(pixels):
+            acc[2 * m], acc[2 * m + 1] = bias
+        w_at = block * pairs * (key.kernel[1] * lanes * 2)
+        if self.pairs:
+            self.paired_taps(acc, x_at, w_at, row_width, pixels)
+        else:
+            with b.loop(pairs, "pair") as pair:
+                down = key.dilations[0] * row_width
+                x_row = x_at + pair * 2 * down
+                w_row = w_at + pair * (key.kernel[1] * lanes * 2)
+                self.single_taps(acc, x_row, down, w_row, pixels)
         place = ((first + row) * key.out_shape[1] + col) * channels + block * lanes
         scale = b.bind(b.load(b["multiplier"], block * lanes, lanes))
         if self.requantize.packs:
@@ -165,34 +174,55 @@ class _Emitter:
             value = self.requantize(b.bind(cast(total, "float32") * scale))
             b.store_some(b["y"], place + m * channels, b.bind(value), valid)
 
-    def paired_taps(self, acc: Registers, x_at: Expr, w_at: Expr, pixels: int) -> None:
-        """Two rows of the kernel, interleaved."""
-        b, key, lanes = self.b, self.key, self.plan.lanes
-        for kw in range(key.kernel[1]):
-            at = w_at + kw * lanes * 2
-            weights = [b.bind(b.load(b["weights"], at + h * lanes, lanes)) for h in range(2)]
+    def paired_taps(
+        self, acc: Registers, x_at: Expr, w_at: Expr, row_width: int, pixels: int
+    ) -> None:
+        """All taps, two rows of the kernel at a time; one half of the lanes after the other.
+
+        A half at a time leaves registers for the weights, so that each input is loaded once.
+        """
+        b, key, plan, lanes = self.b, self.key, self.plan, self.plan.lanes
+        below = 2 * key.dilations[0] // plan.step * row_width
+        columns = self.meeting_columns(pixels)
+        for h in range(2):
+            sums = b.registers(pixels, "int32", self.half)
             for m in range(pixels):
+                sums[m] = acc[2 * m + h]
+            with b.loop(-(-key.kernel[0] // 2), "pair") as pair:
+                x_row = b.bind(x_at + pair * below + h * lanes, "x_row")
+                w_row = b.bind(w_at + pair * (key.kernel[1] * lanes * 2) + h * lanes, "w_row")
+                weights = [
+                    b.bind(b.load(b["weights"], w_row + kw * lanes * 2, lanes))
+                    for kw in range(key.kernel[1])
+                ]
+                for column, meets in columns:
+                    x = b.bind(b.load(self.stage_buffer, x_row + column * self.width, lanes))
+                    for m, kw in meets:
+                        sums[m] = sums[m] + self.madd(x, weights[kw])
+            for m in range(pixels):
+                acc[2 * m + h] = sums[m]
+
+    def meeting_columns(self, pixels: int) -> list[tuple[int, list[tuple[int, int]]]]:
+        """For each input column of a tile, the (pixel, kernel column) it meets."""
+        key = self.key
+        meets: dict[int, list[tuple[int, int]]] = {}
+        for m in range(pixels):
+            for kw in range(key.kernel[1]):
                 column = m * key.strides[1] + kw * key.dilations[1]
-                for h in range(2):
-                    x = b.load(self.stage_buffer, x_at + column * self.width + h * lanes, lanes)
-                    acc[2 * m + h] = acc[2 * m + h] + self.madd(x, weights[h])
+                meets.setdefault(column, []).append((m, kw))
+        return sorted(meets.items())
 
     def single_taps(self, acc: Registers, x_at: Expr, down: int, w_at: Expr, pixels: int) -> None:
         """Two rows of the kernel, ``down`` apart; past the last row weights are zero."""
         b, key, half, lanes = self.b, self.key, self.half, self.plan.lanes
         for r in range(2):
-            meets: dict[int, list[tuple[int, int]]] = {}
-            for m in range(pixels):
-                for kw in range(key.kernel[1]):
-                    column = m * key.strides[1] + kw * key.dilations[1]
-                    meets.setdefault(column, []).append((m, kw))
             weights = [
                 b.bind(b.load(b["weights"], w_at + (2 * kw + r) * lanes, lanes))
                 for kw in range(key.kernel[1])
             ]
-            for column in sorted(meets):
+            for column, meets in self.meeting_columns(pixels):
                 x = b.bind(b.load(self.stage_buffer, x_at + r * down + column * lanes, lanes))
-                for m, kw in meets[column]:
+                for m, kw in meets:
                     for h in range(2):
                         left = cast(part(x, h * half, half), "int32")
                         right = cast(part(weights[kw], h * half, half), "int32")
