@@ -59,7 +59,7 @@ def plan_of(key: OpKey, isa: Isa) -> Plan:
         room = isa.registers - kernel_w - 3 if pairs_rows(isa) else (isa.registers - 8) // 2
         vectors = 1
     else:
-        room = isa.registers - 2 - (kernel_w if isa.registers > 16 else 3)
+        room = isa.registers - 2 - kernel_w  # one accumulator a pixel, the weights of a row
         vectors = 2 if blocks >= 2 and isa.registers > 16 and out_w <= 8 else 1
     limit = max(min(room // vectors, 8 if integer else 10), 1)
     count = -(-out_w // limit)
