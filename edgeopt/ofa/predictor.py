@@ -7,8 +7,8 @@ model and boosted trees. The winner is stored as numbers in JSON; predicting nee
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
@@ -18,7 +18,7 @@ from edgeopt.core.errors import InputError
 from edgeopt.core.estimates import Estimate, Source
 from edgeopt.core.space import SearchSpace, SubnetConfig
 from edgeopt.ofa.genes import FEATURES, features
-from edgeopt.ofa.regression import FAMILIES, Fit, Model, apply, problem
+from edgeopt.ofa.regression import FAMILIES, Fit, Model, apply, compiled, problem
 
 Floats = npt.NDArray[np.float64]
 
@@ -58,6 +58,10 @@ class Predictor:
 
     space: SearchSpace
     document: Document
+    _apply: Callable[[Floats], Floats] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_apply", compiled(self.document.model))
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -83,7 +87,7 @@ class Predictor:
         """Predicted accuracies (0..1), one a subnet."""
         if not configs:
             return np.zeros(0)
-        return np.clip(apply(self.document.model, features(self.space, configs)), 0.0, 1.0)
+        return np.clip(self._apply(features(self.space, configs)), 0.0, 1.0)
 
     def estimate(self, config: SubnetConfig) -> Estimate:
         """The same for one subnet, with its 90 % interval."""

@@ -127,32 +127,51 @@ def _kernel(a: Floats, b: Floats, length: float, slope: float) -> Floats:
 
 def apply(model: Model, x: Floats) -> Floats:
     """Predictions for features [rows, columns]."""
+    return compiled(model)(x)
+
+
+def compiled(model: Model) -> Callable[[Floats], Floats]:
+    """The same as a function, its numbers turned into arrays once."""
     if isinstance(model, Linear):
-        return np.asarray(model.offset + x @ np.array(model.weights))
+        weights = np.array(model.weights)
+        return lambda x: np.asarray(model.offset + x @ weights)
     if isinstance(model, Kernel):
-        z = (x - np.array(model.centre)) / np.array(model.scale)
-        gram = _kernel(z, np.array(model.support), model.length, model.slope)
-        return np.asarray(model.offset + gram @ np.array(model.weights))
-    return _walk(model, x)
+        centre, scale, support = (np.array(v) for v in (model.centre, model.scale, model.support))
+        weights = np.array(model.weights)
+        return lambda x: np.asarray(
+            model.offset
+            + _kernel((x - centre) / scale, support, model.length, model.slope) @ weights
+        )
+    return _forest(model)
 
 
-def _walk(model: Trees, x: Floats) -> Floats:
-    total = np.full(len(x), model.offset)
-    rows = np.arange(len(x))
-    for parts in zip(
-        model.feature, model.threshold, model.left, model.right, model.value, strict=True
-    ):
-        feature, threshold, left, right, value = (np.array(part) for part in parts)
-        node = np.zeros(len(x), np.int64)
+def _forest(model: Trees) -> Callable[[Floats], Floats]:
+    """All trees walked at once: nodes are numbered through."""
+    sizes = [len(tree) for tree in model.feature]
+    roots = np.cumsum([0, *sizes[:-1]])
+
+    def chain(parts: list[list[int]]) -> npt.NDArray[np.int64]:
+        return np.concatenate(
+            [np.array(p, np.int64) + r for p, r in zip(parts, roots, strict=True)]
+        )
+
+    feature = np.concatenate([np.array(p, np.int64) for p in model.feature])
+    threshold = np.concatenate([np.array(p, np.float64) for p in model.threshold])
+    value = np.concatenate([np.array(p, np.float64) for p in model.value])
+    children = np.stack([chain(model.left), chain(model.right)], 1)
+
+    def predict(x: Floats) -> Floats:
+        single = x.astype(np.float32)  # what the trees were fitted to
+        node = np.broadcast_to(roots, (len(x), len(roots)))
+        rows = np.arange(len(x))[:, None]
         while True:
-            # the trees were fitted to float32 values
-            down = x[rows, feature[node]].astype(np.float32) <= threshold[node]
-            following = np.where(down, left[node], right[node])
+            right = (single[rows, feature[node]] > threshold[node]).astype(np.int64)
+            following = children[node, right]
             if (following == node).all():
-                break
+                return np.asarray(model.offset + value[node].sum(1))
             node = following
-        total += value[node]
-    return total
+
+    return predict
 
 
 def problem(model: Model, width: int) -> str:

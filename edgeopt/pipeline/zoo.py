@@ -50,7 +50,7 @@ Say = Callable[[str], None]
 class ZooOptions:
     """How much is measured."""
 
-    subnets: int = 256  # besides the largest and the smallest
+    subnets: int = 210  # besides the largest and the smallest
     fresh: int = 12  # both real and shipped images are compared on
     real_images: int = 2000
     anchors: int = 8  # statistics are taken from
@@ -313,6 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--subnets", type=int, default=usual.subnets)
     parser.add_argument("--int8-subnets", type=int, default=usual.int8_subnets)
     parser.add_argument("--test-images", type=int, help="fewer than all, for a trial")
+    parser.add_argument("--distill-steps", type=int, default=usual.distill.steps)
     parser.add_argument("--workers", type=int, default=usual.workers)
     given = parser.parse_args(arguments)
     started = time.monotonic()
@@ -327,6 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options=ZooOptions(
                 subnets=given.subnets, int8_subnets=given.int8_subnets,
                 test_images=given.test_images, workers=given.workers,
+                distill=DistillOptions(steps=given.distill_steps),
             ),
             training=about.get("training"), licences=about.get("licences"), say=say,
         )  # fmt: skip
