@@ -92,6 +92,12 @@ def conv(imp: Importer, node: Node) -> bool:
     shape = imp.shape(node.inputs[0])
     if len(shape) not in (3, 4) or imp.is_constant(node.inputs[0]):
         return False
+    if len(imp.shape(node.inputs[1])) != len(shape):
+        raise InputError(
+            f"weights {list(imp.shape(node.inputs[1]))} do not fit an input {list(shape)}",
+            where=imp.where(node),
+            hint="check the model with onnx.checker",
+        )
     kernel = imp.shape(node.inputs[1])[2:]
     outputs = imp.shape(node.inputs[1])[0]
     groups = int(node.attrs.get("group", 1))

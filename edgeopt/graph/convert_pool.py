@@ -126,7 +126,7 @@ def reduce_mean(imp: Importer, node: Node) -> bool:
         if node.attrs.get("noop_with_empty_axes", 0):
             return False
         axes = tuple(range(rank))
-    return _mean(imp, node, tuple(sorted(axis % rank for axis in axes)))
+    return _mean(imp, node, tuple(sorted({axis % rank for axis in axes})))
 
 
 def _mean(imp: Importer, node: Node, axes: tuple[int, ...]) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from edgeopt.core.errors import InputError
 from edgeopt.graph import qdq
 from edgeopt.graph.builder import Value
 from edgeopt.graph.convert_pointwise import requantize
@@ -40,6 +43,12 @@ def reshape(imp: Importer, node: Node) -> bool:
         return False
     value, stored = _either(imp, node.inputs[0])
     shape = imp.shape(node.outputs[0])
+    if math.prod(shape) != math.prod(value.shape):
+        raise InputError(
+            f"shape {list(value.shape)} cannot become {list(shape)}",
+            where=imp.where(node),
+            hint="the file is damaged, or was made for another input shape",
+        )
     _rename(imp, node.outputs[0], Value(value.tensor, value.layout, shape), stored)
     return True
 
@@ -119,6 +128,8 @@ def softmax(imp: Importer, node: Node) -> bool:
         return False  # before opset 13 the sum runs over all axes behind
     value = imp.value(name)
     layout = value.layout if value.layout.view == shape else channels_last(shape)
+    if len(shape) > 1 and layout.perm.index(axis) == 0:
+        return False  # along the batch: kernels have none
     x = imp.builder.require(value, layout)
     y = imp.declare(result, layout.physical)
     imp.builder.emit("softmax", node.name, (x,), y, {"axis": layout.perm.index(axis)})

@@ -82,8 +82,15 @@ def fuse_batch_norm(graph: Graph) -> tuple[Graph, bool]:
                 hint="the file is damaged, or was not written by an exporter",
             )
         gamma, beta, mean, var = (np.asarray(part, np.float64) for part in parts)
-        factor = gamma / np.sqrt(var + float(node.attrs.get("epsilon", 1e-5)))
-        shift = beta - mean * factor
+        with np.errstate(all="ignore"):
+            factor = gamma / np.sqrt(var + float(node.attrs.get("epsilon", 1e-5)))
+            shift = beta - mean * factor
+        if not (np.isfinite(factor).all() and np.isfinite(shift).all()):
+            raise InputError(
+                "its variance is negative, or one of its constants is not finite",
+                where=f"node {node.name!r} (BatchNormalization)",
+                hint="the training diverged, or the file is damaged",
+            )
         if not _into_convolution(work, node, node.inputs[0], factor, shift):
             _as_depthwise(work, node, factor, shift)
     return work.finish()

@@ -25,6 +25,9 @@ RENAMING = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten",
 CLAMPS = frozenset({"Relu", "Clip"})
 
 
+MIN_SCALE, MAX_SCALE = 1e-18, 1e18
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
     """A constant that is kept as integers: real = scale * (stored - zero), along ``axis``."""
@@ -82,11 +85,21 @@ def parameters(graph: Graph, node: Node) -> Quant | None:
 
 
 def _quant(scale: Array, zero: int, node: Node) -> Quant:
-    try:
-        return Quant(float(scale.reshape(-1)[0]), zero)
-    except InputError as error:
-        where = f"node {node.name!r} ({node.op})"
-        raise InputError(error.what, where=where, hint=error.hint) from error
+    value = float(scale.reshape(-1)[0])
+    _check_scale(scale, node)
+    return Quant(value, zero)
+
+
+def _check_scale(scale: Array, node: Node) -> None:
+    """Scales outside these bounds overflow in binary32 when they are multiplied or divided."""
+    values = scale.astype(np.float64)
+    if not ((values >= MIN_SCALE) & (values <= MAX_SCALE)).all():
+        raise InputError(
+            f"quantization scale {values.reshape(-1)[:1].tolist()[0]!r} is not a positive finite "
+            f"number from {MIN_SCALE:g} to {MAX_SCALE:g}",
+            where=f"node {node.name!r} ({node.op})",
+            hint="recalibrate: a tensor had an empty or infinite range",
+        )
 
 
 def stored_constant(graph: Graph, node: Node) -> Stored | None:
@@ -105,15 +118,10 @@ def stored_constant(graph: Graph, node: Node) -> Stored | None:
         return None
     axis = int(node.attrs.get("axis", 1))
     axis = axis + value.ndim if axis < 0 else axis
-    if scale.size > 1 and not (axis < value.ndim and value.shape[axis] == scale.size):
+    if scale.size > 1 and not (0 <= axis < value.ndim and value.shape[axis] == scale.size):
         return None
+    _check_scale(scale, node)
     scale32 = scale.astype(np.float32)
-    if not np.isfinite(scale32).all() or (scale32 <= 0).any():
-        raise InputError(
-            "a weight scale is not a positive finite number",
-            where=f"node {node.name!r} ({node.op})",
-            hint="quantize the network again",
-        )
     return Stored(value, scale32.reshape(-1), zero.reshape(-1), axis)
 
 

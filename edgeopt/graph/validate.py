@@ -23,6 +23,7 @@ _INPUT_TYPES = {
     onnx.TensorProto.INT32, onnx.TensorProto.INT64,
 }  # fmt: skip
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+_FACTORS = frozenset({"alpha", "beta", "gamma", "epsilon", "lambd", "bias"})
 _AttributeType = onnx.AttributeProto.AttributeType
 
 
@@ -330,8 +331,11 @@ def _attributes(node: onnx.NodeProto, schema: onnx.defs.OpSchema, where: str) ->
         if attribute.HasField("t"):
             check_tensor(attribute.t, f"{where}, attribute {attribute.name!r}")
         for number in (attribute.f, *attribute.floats):
-            if math.isnan(number):
-                raise InputError(f"attribute {attribute.name!r} is NaN", where=where, hint=_DAMAGED)
+            # bounds and padding may be infinite, factors may not
+            if math.isnan(number) or (math.isinf(number) and attribute.name in _FACTORS):
+                raise InputError(
+                    f"attribute {attribute.name!r} is {number}", where=where, hint=_DAMAGED
+                )
     _windows(node, where)
 
 

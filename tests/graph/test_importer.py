@@ -327,11 +327,53 @@ def test_what_kernels_do_not_have_is_named(
     assert text in str(caught.value) and caught.value.hint
 
 
-def test_quantization_scales_must_be_positive() -> None:
+@pytest.mark.parametrize(
+    ("nodes", "constants", "text"),
+    [
+        (
+            [helper.make_node("BatchNormalization", ["x", "s", "s", "s", "v"], ["y"], name="n")],
+            {"s": floats(4), "v": -np.ones(4, np.float32)},
+            "node 'n' (BatchNormalization): its variance is negative",
+        ),
+        (
+            [helper.make_node("BatchNormalization", ["x", "s", "s", "s", "v"], ["y"], name="n")],
+            {"s": floats(4), "v": np.ones(5, np.float32)},
+            "BatchNormalization",
+        ),
+        (
+            [helper.make_node("Reshape", ["x", "t"], ["y"], name="n")],
+            {"t": np.array([1, 5, 5], np.int64)},
+            "node 'n' (Reshape): shape [1, 4, 6, 6] cannot become [1, 5, 5]",
+        ),
+        (
+            [
+                helper.make_node("Cast", ["x"], ["i"], to=TensorProto.INT64),
+                helper.make_node("GatherElements", ["x", "i"], ["y"], name="n", axis=1),
+            ],
+            {},
+            "node 'n' (GatherElements): GatherElements by indices that are computed",
+        ),
+        (
+            [helper.make_node("Conv", ["x", "w"], ["y"], name="n")],
+            {"w": np.full((4, 4, 1, 1), np.inf, np.float32)},
+            "node 'n' (Conv): a weight is NaN or infinite",
+        ),
+    ],
+)
+def test_constants_that_make_no_sense(
+    nodes: list[onnx.NodeProto], constants: dict[str, object], text: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        import_model(one(*nodes, constants=constants), isolated=False)
+    assert text in str(caught.value) and caught.value.hint
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, 1e-40, 1e30, float("inf"), float("nan")])
+def test_quantization_scales_must_be_positive(scale: float) -> None:
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"], name="the_q"),
         helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
     ]
-    constants = {"s": np.float32(0), "z": np.int8(0)}
+    constants = {"s": np.float32(scale), "z": np.int8(0)}
     with pytest.raises(InputError, match=r"node 'the_q'.*is not a positive finite number"):
         import_model(one(*nodes, constants=constants), isolated=False)
