@@ -47,6 +47,7 @@ CONVS = (
     conv("depthwise", 4, 20, 20, 5, groups=20, residual=True),
     conv("depthwise", 16, 8, 8, 7, groups=8),
     conv("depthwise", 1, 8, 8, 3, groups=8),
+    conv("depthwise", 5, 4, 8, 3, groups=4),
     conv("depthwise", 40, 8, 8, 3, groups=8),
     OpKey("depthwise", (9, 11, 21), (9, 6, 21), kernel=(3, 5), strides=(1, 2),
           pads=(1, 2, 1, 2), groups=21),

@@ -11,6 +11,7 @@ from edgeopt.codegen.schedules.emit import Builder, Expr, bcast, cast
 from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.mathfn import Requantizer, activate, unfused
 from edgeopt.codegen.schedules.template import elements
+from edgeopt.core.affine import GRID
 
 #: Computes some elements: (their index, index along the channels, lanes, how many).
 Body = Callable[[Expr, Expr, int, int], None]
@@ -95,21 +96,33 @@ def _integer(b: Builder, isa: Isa, function: KernelFunction) -> Body:
     if key.op == "dequantize":
         return _dequantize(b)
     zero_a, zero_b, zero_y, low, high = (b.bind(b.load(b["qparams"], i), "q") for i in range(5))
-    requantize = Requantizer(b, isa, zero_y, low, high)
+    # Zero points are added before rounding, on the unsigned grid (see `core.affine.GRID`).
+    requantize = Requantizer(b, isa, b.bind(-GRID), low, high)
     operands = _operands(b, function)
     name, count = ("factors", 2) if key.op == "add" else ("multiplier", 1)
     factors = [b.bind(b.load(b[name], i), "factor") for i in range(count)]
+    offset = cast(zero_y + GRID, "float32")
+    if key.op == "add":
+        left, right = (
+            unfused(factor * cast(zero + GRID, "float32"))
+            for factor, zero in zip(factors, (zero_a, zero_b), strict=True)
+        )
+        offset = offset - (left + right)
+    offset = b.bind(offset, "offset")
 
     def one(at: Expr, channel: Expr, lanes: int, valid: int) -> Expr:
         left, right = operands(at, channel, lanes, valid)
-        left = cast(left, "int32") - bcast(zero_a, lanes)
-        right = cast(right, "int32") - bcast(zero_b, lanes)
+        left, right = cast(left, "int32"), cast(right, "int32")
+        # Every operation is rounded on its own, as the arithmetic is defined.
         if key.op == "add":
-            # Each product is rounded on its own, as the arithmetic is defined.
-            return unfused(cast(left, "float32") * bcast(factors[0], lanes)) + unfused(
-                cast(right, "float32") * bcast(factors[1], lanes)
+            grid = bcast(GRID, lanes)
+            total = unfused(cast(left + grid, "float32") * bcast(factors[0], lanes)) + unfused(
+                cast(right + grid, "float32") * bcast(factors[1], lanes)
             )
-        return cast(left * right, "float32") * bcast(factors[0], lanes)
+        else:
+            product = (left - bcast(zero_a, lanes)) * (right - bcast(zero_b, lanes))
+            total = unfused(cast(product, "float32") * bcast(factors[0], lanes))
+        return unfused(total) + bcast(offset, lanes)
 
     def body(at: Expr, channel: Expr, lanes: int, count: int) -> None:
         places = [(offset, min(count - offset, lanes)) for offset in range(0, count, lanes)]

@@ -22,7 +22,8 @@ from edgeopt.core.kernels import OpKey
 from edgeopt.core.network import Array
 from edgeopt.core.target import TargetSpec
 
-OPS = ("pointwise", "conv2d", "linear")
+#: Depthwise keys reach this template only with several outputs a channel.
+OPS = ("pointwise", "conv2d", "depthwise", "linear")
 
 
 class Gemm(BaseTemplate):
