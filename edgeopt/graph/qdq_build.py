@@ -26,6 +26,7 @@ from edgeopt.core.network import Array, Quant
 from edgeopt.graph import ir
 from edgeopt.graph.ir import FUSED, Graph, Node
 from edgeopt.graph.qdq_sites import Sites
+from edgeopt.graph.shapes import infer_graph
 from edgeopt.graph.simplify import simplify
 
 if TYPE_CHECKING:
@@ -66,7 +67,6 @@ def float_graph(model: Model) -> Graph:
     Raises:
         InputError: the model is quantized already, or cannot be simplified.
     """
-    import onnx
     from onnx import version_converter
 
     where = model.graph.name or "model"
@@ -87,8 +87,7 @@ def float_graph(model: Model) -> Graph:
             ) from error
 
     def infer(graph: Graph) -> Graph:
-        found = onnx.shape_inference.infer_shapes(ir.to_model(graph), data_prop=True)
-        return replace(graph, types=ir.from_model(found).types)
+        return infer_graph(graph, isolated=False)
 
     return simplify(infer(ir.from_model(model)), infer)
 

@@ -149,11 +149,18 @@ def _binary(op: Op, tensors: list[Tensor], y: Tensor) -> Step:
     factor_a, factor_b = float(scale_a / scale_y), float(scale_b / scale_y)
     factor = float(np.float32(scale_a * scale_b) / scale_y)
 
+    zeros = (quant_a.zero_point, quant_b.zero_point, quant_y.zero_point)
+    offset = float(affine.offset_of_sum(np.array([factor_a, factor_b], np.float32), *zeros))
+
     def integer(x: Values) -> torch.Tensor:
         a, b = _line_up(x[0], x[1] if stored is None else stored)
-        a, b = a - quant_a.zero_point, b - quant_b.zero_point
-        scaled = a.mul_(factor_a) + b.mul_(factor_b) if is_add else (a * b).mul_(factor)
-        return requantize_(scaled, quant_y.zero_point)
+        if is_add:
+            a, b = a + affine.GRID, b + affine.GRID
+            scaled = (a.mul_(factor_a) + b.mul_(factor_b)).add_(offset)
+        else:
+            a, b = a - quant_a.zero_point, b - quant_b.zero_point
+            scaled = (a * b).mul_(factor).add_(float(quant_y.zero_point + affine.GRID))
+        return requantize_(scaled, -affine.GRID)
 
     return integer
 
@@ -224,8 +231,10 @@ def _average(op: Op, tensors: list[Tensor], y: Tensor) -> Step:
         return uneven
     share = np.float32(np.float32(quant_x.scale) / np.float32(count.flatten()[0].item()))
     factor = float(np.float32(share / np.float32(quant_y.scale)))
+    # Whole numbers below 2^24 add up exactly in float32.
+    wide = torch.float32 if kernel[0] * kernel[1] < 2**16 else torch.float64
     return lambda x: requantize_(
-        sums((x[0] - quant_x.zero_point).double(), reach).float().mul_(factor), zero_y
+        sums((x[0] - quant_x.zero_point).to(wide), reach).float().mul_(factor), zero_y
     )
 
 
