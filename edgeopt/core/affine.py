@@ -24,6 +24,10 @@ import numpy.typing as npt
 
 I8_MIN, I8_MAX = -128, 127
 
+#: int8 + GRID is the same value as uint8, with its zero point moved alike. Sums and products add
+#: the output's zero point before rounding, on that grid, as onnxruntime does.
+GRID = 128
+
 #: Layout of the int32 ``qparams`` constant, by kernel operator (int8 kernels).
 #:   pointwise, conv2d, depthwise, linear: input zero point, output zero point, clamp lo, clamp hi
 #:     (zero point and clamps before the table, if there is one)
@@ -86,6 +90,18 @@ def table(
     return quantize(real, scale_out, zero_out)
 
 
+def offset_of_sum(
+    factors: npt.NDArray[np.float32], zero_a: int, zero_b: int, zero_y: int
+) -> np.float32:
+    """The constant of `add`: the output's zero point less what the inputs' contribute.
+
+    On the unsigned grid (stored + 128), where onnxruntime adds too.
+    """
+    left = np.float32(factors[0] * np.float32(zero_a + GRID))
+    right = np.float32(factors[1] * np.float32(zero_b + GRID))
+    return np.float32(np.float32(zero_y + GRID) - np.float32(left + right))
+
+
 def add(
     a: npt.NDArray[np.int8],
     b: npt.NDArray[np.int8],
@@ -96,12 +112,15 @@ def add(
     lo: int = I8_MIN,
     hi: int = I8_MAX,
 ) -> npt.NDArray[np.int8]:
-    """Quantized sum; ``factors`` = float32(s_a / s_y), float32(s_b / s_y)."""
-    left = (a.astype(np.int32) - zero_a).astype(np.float32) * factors[0]
-    right = (b.astype(np.int32) - zero_b).astype(np.float32) * factors[1]
-    total = np.rint((left + right).astype(np.float32)) + np.float32(zero_y)
-    stored: npt.NDArray[np.int8] = np.clip(total, lo, hi).astype(np.int8)
-    return stored
+    """Quantized sum; ``factors`` = float32(s_a / s_y), float32(s_b / s_y).
+
+    y = clamp(rint((a + 128) * factors[0] + (b + 128) * factors[1] + offset) - 128): the zero
+    point is added before rounding.
+    """
+    left = (a.astype(np.int32) + GRID).astype(np.float32) * factors[0].astype(np.float32)
+    right = (b.astype(np.int32) + GRID).astype(np.float32) * factors[1].astype(np.float32)
+    shifted = (left + right).astype(np.float32) + offset_of_sum(factors, zero_a, zero_b, zero_y)
+    return _from_grid(shifted, lo, hi)
 
 
 def mul(
@@ -114,9 +133,19 @@ def mul(
     lo: int = I8_MIN,
     hi: int = I8_MAX,
 ) -> npt.NDArray[np.int8]:
-    """Quantized product, broadcasting; ``factor`` = float32(float32(s_a * s_b) / s_y)."""
+    """Quantized product, broadcasting; ``factor`` = float32(float32(s_a * s_b) / s_y).
+
+    y = clamp(rint((a - zero_a) * (b - zero_b) * factor + (zero_y + 128)) - 128).
+    """
     product = (a.astype(np.int32) - zero_a) * (b.astype(np.int32) - zero_b)
-    return requantize(product, np.asarray(factor, np.float32), zero_y, lo, hi)
+    scaled = product.astype(np.float32) * np.float32(factor)
+    return _from_grid(scaled + np.float32(zero_y + GRID), lo, hi)
+
+
+def _from_grid(shifted: npt.NDArray[np.float32], lo: int, hi: int) -> npt.NDArray[np.int8]:
+    steps = np.rint(shifted.astype(np.float32)) - np.float32(GRID)
+    stored: npt.NDArray[np.int8] = np.clip(steps, lo, hi).astype(np.int8)
+    return stored
 
 
 def mean(

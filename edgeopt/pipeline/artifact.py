@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from edgeopt.codegen import runner, schedules
 from edgeopt.codegen.abi import KernelFunction, symbol_of
 from edgeopt.codegen.lower import lower
+from edgeopt.codegen.order import order_for_memory
 from edgeopt.codegen.plan import check_plan, plan
 from edgeopt.core.files import digest
 from edgeopt.core.kernels import Kernel, KernelGraph, MemoryPlan
@@ -59,7 +60,7 @@ def make_artifact(network: Network, target: TargetSpec) -> Artifact:
     Raises:
         InputError: an operator that nothing can compile, by name.
     """
-    graph = lower(network)
+    graph = order_for_memory(lower(network))
     functions = []
     constants = []
     for kernel in graph.kernels:
