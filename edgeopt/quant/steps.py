@@ -146,23 +146,26 @@ def _binary(op: Op, tensors: list[Tensor], y: Tensor) -> Step:
         stored = torch.from_numpy(constant_i8.astype(np.float32))
     scale_a, scale_b = np.float32(quant_a.scale), np.float32(quant_b.scale)
     scale_y = np.float32(quant_y.scale)
-    factor_a, factor_b = float(scale_a / scale_y), float(scale_b / scale_y)
+    if is_add:
+        factors = np.array([scale_a / scale_y, scale_b / scale_y], np.float32)
+        zeros = (quant_a.zero_point, quant_b.zero_point, quant_y.zero_point)
+        offset = float(affine.offset_of_sum(factors, *zeros))
+        factor_a, factor_b = (float(value) for value in factors)
+
+        def total(x: Values) -> torch.Tensor:
+            a, b = _line_up(x[0], x[1] if stored is None else stored)
+            left, right = (a + affine.GRID).mul_(factor_a), (b + affine.GRID).mul_(factor_b)
+            return requantize_((left + right).add_(offset), -affine.GRID)
+
+        return total
     factor = float(np.float32(scale_a * scale_b) / scale_y)
 
-    zeros = (quant_a.zero_point, quant_b.zero_point, quant_y.zero_point)
-    offset = float(affine.offset_of_sum(np.array([factor_a, factor_b], np.float32), *zeros))
-
-    def integer(x: Values) -> torch.Tensor:
+    def product(x: Values) -> torch.Tensor:
         a, b = _line_up(x[0], x[1] if stored is None else stored)
-        if is_add:
-            a, b = a + affine.GRID, b + affine.GRID
-            scaled = (a.mul_(factor_a) + b.mul_(factor_b)).add_(offset)
-        else:
-            a, b = a - quant_a.zero_point, b - quant_b.zero_point
-            scaled = (a * b).mul_(factor).add_(float(quant_y.zero_point + affine.GRID))
-        return requantize_(scaled, -affine.GRID)
+        scaled = ((a - quant_a.zero_point) * (b - quant_b.zero_point)).mul_(factor)
+        return requantize_(scaled.add_(quant_y.zero_point + affine.GRID), -affine.GRID)
 
-    return integer
+    return product
 
 
 def _windows(op: Op, x: Tensor, y: Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
