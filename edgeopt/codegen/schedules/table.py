@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from edgeopt.codegen.schedules.emit import Builder, Expr
 
 _ROW = 16
+#: Vectors looked up together: they share the loads of the rows.
+_AT_ONCE = 2
 
 
 def pack(isa: Isa, lut: Array) -> Array:
@@ -33,7 +35,7 @@ def pack(isa: Isa, lut: Array) -> Array:
     return chained.reshape(-1)
 
 
-def apply(b: Builder, isa: Isa, source: Any, target: Any, start: Expr, count: Expr | int) -> None:
+def apply(b: Builder, isa: Isa, source: Any, target: Any, start: Expr, count: int) -> None:
     """Look up ``count`` neighbouring bytes of ``source`` at ``start`` into ``target``."""
     if not isa.byte_shuffle:
         with b.loop(count, "entry") as i:
@@ -41,18 +43,20 @@ def apply(b: Builder, isa: Isa, source: Any, target: Any, start: Expr, count: Ex
         return
     lanes = 16 if isa.arch == "aarch64" else 32
     rows = _Rows(b, isa, lanes)
-    if isinstance(count, int):
-        full: Expr = count // lanes
-        rest = count % lanes
-    else:
-        raise TypeError("a table is applied to a known number of elements")
-    with b.loop(full, "entries") as v:
-        at = b.bind(start + v * lanes, "at")
-        b.store(target, at, rows.look_up(b.bind(b.load(source, at, lanes))))
+    start_at = 0
+    for vectors in (_AT_ONCE, 1):
+        times = (count - start_at) // (lanes * vectors)
+        with b.loop(times, "entries") as step:
+            at = b.bind(start + start_at + step * (lanes * vectors), "at")
+            indices = [b.bind(b.load(source, at + v * lanes, lanes)) for v in range(vectors)]
+            for v, value in enumerate(rows.look_up(indices)):
+                b.store(target, at + v * lanes, value)
+        start_at += times * lanes * vectors
+    rest = count - start_at
     if rest:
-        at = b.bind(start + full * lanes, "at")
-        value = rows.look_up(b.load_some(source, at, rest, lanes))
-        b.store_some(target, at, b.bind(value), rest)
+        at = b.bind(start + start_at, "at")
+        value = rows.look_up([b.load_some(source, at, rest, lanes)])[0]
+        b.store_some(target, at, value, rest)
 
 
 def _scalar(b: Builder, source: Any, at: Expr) -> Expr:
@@ -76,9 +80,11 @@ class _Rows:
                 row = b.bind(join([row, row]), "row")
             self._rows.append(row)
 
-    def look_up(self, index: Expr) -> Expr:
-        """The entries of one vector of indices."""
-        return self._arm_table(index) if self._arm else self._shuffles(index)
+    def look_up(self, indices: list[Expr]) -> list[Expr]:
+        """The entries of some vectors of indices."""
+        if self._arm:
+            return [self._b.bind(self._arm_table(index)) for index in indices]
+        return self._shuffles(indices)
 
     def _arm_table(self, index: Expr) -> Expr:
         from edgeopt.codegen.schedules.emit import const, intrinsic
@@ -91,18 +97,23 @@ class _Rows:
             result = intrinsic("llvm.aarch64.neon.tbx4.v16i8", "int8x16", result, *rows, index)
         return result
 
-    def _shuffles(self, index: Expr) -> Expr:
+    def _shuffles(self, indices: list[Expr]) -> list[Expr]:
         from edgeopt.codegen.schedules.emit import const, intrinsic, tirx
 
-        kind = f"int8x{self._lanes}"
-        step = const(16, "int8", self._lanes)
-        result = None
-        upper = self._b.bind(tirx.bitwise_xor(index, const(-128, "int8", self._lanes)))
-        for half, at in ((0, index), (1, upper)):
+        b, lanes = self._b, self._lanes
+        kind = f"int8x{lanes}"
+        step = const(16, "int8", lanes)
+        flip = const(-128, "int8", lanes)
+        found: list[Expr] = [None] * len(indices)
+        for half in range(2):
+            at = [b.bind(tirx.bitwise_xor(i, flip)) if half else i for i in indices]
             for r in range(8):
-                if r:
-                    at = self._b.bind(intrinsic(f"llvm.ssub.sat.v{self._lanes}i8", kind, at, step))
-                found = intrinsic("llvm.x86.avx2.pshuf.b", kind, self._rows[8 * half + r], at)
-                result = found if result is None else tirx.bitwise_xor(result, found)
-                result = self._b.bind(result)
-        return result
+                row = self._rows[8 * half + r]
+                for v in range(len(indices)):
+                    if r:
+                        at[v] = b.bind(intrinsic(f"llvm.ssub.sat.v{lanes}i8", kind, at[v], step))
+                    entry = intrinsic("llvm.x86.avx2.pshuf.b", kind, row, at[v])
+                    before = found[v]
+                    entry = entry if before is None else tirx.bitwise_xor(before, entry)
+                    found[v] = b.bind(entry)
+        return found
