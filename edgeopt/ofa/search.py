@@ -177,7 +177,8 @@ def search(
         _evolve(pool, domain, rng)
         _descend(pool, domain, rng)
     points = list(pool.points.values())
-    best = min(points, key=pool.order)
+    best = pool.best
+    assert best is not None
     if not best.feasible:
         raise NoCandidateError(best, len(points))
     return SearchResult(best, tuple(points), _front(points), seed, exhaustive)
@@ -196,6 +197,7 @@ class _Pool(Generic[T]):
         progress: Progress | None,
     ) -> None:
         self.points: dict[Genes, Candidate[T]] = {}
+        self.best: Candidate[T] | None = None
         self.limit = limit
         self.budget = budget
         self._domain, self._predictor, self._cost = domain, predictor, cost
@@ -234,9 +236,12 @@ class _Pool(Generic[T]):
                 costs = self._cost(config)
                 value = float(predicted)
                 slack = slack_of(value, costs, self.budget)
-                self.points[key] = Candidate(config, value, costs, slack)
+                point = Candidate(config, value, costs, slack)
+                self.points[key] = point
+                if self.best is None or self.order(point) < self.order(self.best):
+                    self.best = point
         if self._progress is not None:
-            best = min(self.points.values(), key=self.order, default=None)
+            best = self.best
             shown = best.accuracy if best is not None and best.feasible else None
             self._progress(len(self.points), min(self.limit, self._domain.size), shown)
         return [g for g in dict.fromkeys(canonical) if g in self.points]
