@@ -56,6 +56,14 @@ def check_output(out: Path, *, force: bool) -> None:
                 where=str(out),
                 hint="choose another -o, or empty it yourself",
             )
+        stray = _strangers(out)
+        if stray:
+            raise InputError(
+                f"holds {len(stray)} files that edgeopt did not write, such as {stray[0]}, "
+                "so --force does not replace it",
+                where=str(out),
+                hint="move them away, or choose another -o",
+            )
     parent = out.absolute().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -67,6 +75,27 @@ def check_output(out: Path, *, force: bool) -> None:
             where=str(parent),
             hint="choose a writable folder with free space",
         ) from error
+
+
+def _strangers(folder: Path) -> list[str]:
+    """Files of a bundle's folder that its manifest does not list; CMake build trees aside."""
+    try:
+        listed = set(msgspec.json.decode((folder / FILE_NAME).read_bytes(), type=_Listed).files)
+    except (OSError, msgspec.DecodeError):
+        listed = set()
+    listed.add(FILE_NAME)
+    found = []
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if (folder / relative.parts[0] / "CMakeCache.txt").is_file():
+            continue
+        if not path.is_dir() and str(relative) not in listed:
+            found.append(str(relative))
+    return found
+
+
+class _Listed(msgspec.Struct):
+    files: dict[str, str]
 
 
 def render_code(

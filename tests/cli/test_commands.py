@@ -112,16 +112,25 @@ def test_wrong_weights_fail_verification(cli: Cli, tiny_model: Path, tmp_path: P
     assert "checks failed" in again.err
 
 
-def test_force_replaces_a_bundle_and_nothing_else(
+def test_force_replaces_a_bundle_but_never_a_users_files(
     cli: Cli, tiny_model: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "bundle"
-    assert cli("compile", tiny_model, "-d", "local", "-o", out, "-q").code == 0
-    (out / "stray.txt").write_text("x")
-    refused = cli("compile", tiny_model, "-d", "local", "-o", out, "-q")
+    command = ("compile", tiny_model, "-d", "local", "-o", out, "-q")
+    assert cli(*command).code == 0
+    refused = cli(*command)
     assert refused.code == 2
-    assert cli("compile", tiny_model, "-d", "local", "-o", out, "-q", "--force").code == 0
-    assert not (out / "stray.txt").exists()
+    (out / "src" / "notes.txt").write_text("mine")
+    refused = cli(*command, "--force")
+    assert refused.code == 2
+    assert "src/notes.txt" in refused.err
+    assert (out / "src" / "notes.txt").read_text() == "mine"
+    (out / "src" / "notes.txt").unlink()
+    (out / "build").mkdir()
+    (out / "build" / "CMakeCache.txt").write_text("")
+    (out / "build" / "a.o").write_text("")
+    assert cli(*command, "--force").code == 0
+    assert not (out / "build").exists()
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
