@@ -200,7 +200,7 @@ def layer_weights(
             return None
         real = np.broadcast_to(constant.reshape(-1).astype(np.float64), (outputs,)) * bias
     if integer:
-        found = _integer_weights(imp, node, axis, real)
+        found = _integer_weights(imp, node, axis, real, own_bias=bias == 1.0)
         if found is not None:
             return found
     w = imp.constant(node.inputs[1])
@@ -212,7 +212,7 @@ def layer_weights(
 
 
 def _integer_weights(
-    imp: Importer, node: Node, axis: int, real: qdq.Wide
+    imp: Importer, node: Node, axis: int, real: qdq.Wide, *, own_bias: bool
 ) -> tuple[Weights, Tail] | None:
     stored = imp.stored.get(node.inputs[1])
     if stored is None or node.inputs[0] not in imp.integers:
@@ -223,9 +223,9 @@ def _integer_weights(
         return None
     w, scale = parts
     scale_x = imp.quant(imp.integers[node.inputs[0]]).scale
-    b = _own_bias(imp, node.input(2), scale_x, scale)
+    b = _own_bias(imp, node.input(2), scale_x, scale) if own_bias else None
     if b is None:
-        b = qdq.bias_int32(real, scale_x, scale)
+        b = qdq.bias_int32(real, scale_x, scale, tail.quant.scale)
     return None if b is None else (Weights(w, b, scale), tail)
 
 

@@ -122,7 +122,8 @@ def fuse_channel_affine(graph: Graph) -> tuple[Graph, bool]:
                 continue
             one, zero = np.ones_like(channels), np.zeros_like(channels)
             if node.op in ("Mul", "Div"):
-                factor, shift = (channels if node.op == "Mul" else one / channels), zero
+                with np.errstate(divide="ignore"):
+                    factor, shift = (channels if node.op == "Mul" else one / channels), zero
             else:
                 factor, shift = one, (channels if node.op == "Add" else -channels)
             if np.isfinite(factor).all() and _into_convolution(

@@ -146,11 +146,16 @@ def known_quantizations(graph: Graph) -> Mapping[str, Quant]:
 
 
 def bias_int32(
-    real: Wide, scale_x: float, scale_w: npt.NDArray[np.float32]
+    real: Wide, scale_x: float, scale_w: npt.NDArray[np.float32], scale_y: float
 ) -> npt.NDArray[np.int32] | None:
-    """A bias in steps of the accumulator; None if it does not fit."""
+    """A bias in steps of the accumulator.
+
+    None if it does not fit, or if rounding it could move the output by a sixty-fourth of a step.
+    """
     step = (np.float32(scale_x) * scale_w).astype(np.float32).astype(np.float64)
     steps = np.rint(real / step)
+    if real.any() and float(step.max()) / 2 > scale_y / 64:
+        return None
     if not np.isfinite(steps).all() or np.abs(steps).max(initial=0) > 2**31 - 1:
         return None
     return steps.astype(np.int32)

@@ -331,8 +331,8 @@ def _attributes(node: onnx.NodeProto, schema: onnx.defs.OpSchema, where: str) ->
         if attribute.HasField("t"):
             check_tensor(attribute.t, f"{where}, attribute {attribute.name!r}")
         for number in (attribute.f, *attribute.floats):
-            # bounds and padding may be infinite, factors may not
-            if math.isnan(number) or (math.isinf(number) and attribute.name in _FACTORS):
+            # bounds and padding may be infinite, factors would overflow
+            if math.isnan(number) or (abs(number) > 1e18 and attribute.name in _FACTORS):
                 raise InputError(
                     f"attribute {attribute.name!r} is {number}", where=where, hint=_DAMAGED
                 )

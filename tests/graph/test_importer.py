@@ -292,6 +292,28 @@ def test_unsigned_weights_are_shifted_if_symmetric_else_float() -> None:
     assert kinds(quantized(120))["dequantize"] == 2
 
 
+@pytest.mark.parametrize(("scale", "beta", "integer"), [(0.05, 1, 1), (0.05, 3, 1), (90, 1, 0)])
+def test_a_float_bias_is_rounded_only_where_that_is_harmless(
+    scale: float, beta: float, integer: int
+) -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["f"]),
+        helper.make_node("QuantizeLinear", ["w", "sw", "z"], ["wq"]),
+        helper.make_node("DequantizeLinear", ["wq", "sw", "z"], ["wf"]),
+        helper.make_node("Gemm", ["f", "wf", "b"], ["g"], beta=float(beta)),
+        helper.make_node("QuantizeLinear", ["g", "t", "z"], ["gq"]),
+        helper.make_node("DequantizeLinear", ["gq", "t", "z"], ["y"]),
+    ]
+    constants = {
+        "s": np.float32(scale), "sw": np.float32(0.02), "t": np.float32(0.1), "z": np.int8(0),
+        "w": floats(12, 6), "b": floats(6),
+    }  # fmt: skip
+    network = parity.check(one(*nodes, constants=constants, shape=(1, 12)), atol=1e-6).network
+    (linear,) = [op for op in network.ops if op.kind == "linear"]
+    assert ("w_scale" in linear.constants) == bool(integer)
+
+
 def test_a_network_that_does_nothing_and_outputs_that_depend_on_nothing() -> None:
     model = one(helper.make_node("Identity", ["c"], ["y"]), constants={"c": floats(1, 2)})
     with pytest.raises(InputError, match=r"'y' .Identity.: does not depend on any input"):

@@ -265,6 +265,7 @@ def test_attributes_of_another_type_or_name(tmp_path: Path) -> None:
     proto.graph.node[0].attribute.append(helper.make_attribute("group", 1))
     assert "attribute 'group' is given twice" in refused(proto, tmp_path)
     assert "attribute 'alpha' is nan" in refused(model([node("Elu", alpha=float("nan"))]), tmp_path)
+    assert "attribute 'alpha' is inf" in refused(model([node("Elu", alpha=float("inf"))]), tmp_path)
     assert "has 3 inputs, Relu takes 1" in refused(model([node("Relu", "x x x")]), tmp_path)
 
 
