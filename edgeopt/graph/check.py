@@ -11,6 +11,7 @@ import onnx
 from edgeopt.core.errors import InputError
 from edgeopt.graph import validate
 from edgeopt.graph.external import inline_external_data
+from edgeopt.graph.sizes import check_dims
 
 Shape = tuple[int, ...]
 
@@ -107,7 +108,7 @@ def fix_inputs(model: onnx.ModelProto, shapes: Mapping[str, Shape]) -> None:
                 tensor.shape.dim.add()
         _fix(name, tensor.shape, shapes.get(name))
         size = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).itemsize
-        validate.check_dims([d.dim_value for d in tensor.shape.dim], size, f"input {name[:80]!r}")
+        check_dims([d.dim_value for d in tensor.shape.dim], size, f"input {name[:80]!r}")
 
 
 def _fix(name: str, shape: onnx.TensorShapeProto, wanted: Shape | None) -> None:
@@ -170,7 +171,7 @@ def infer(model: onnx.ModelProto) -> onnx.ModelProto:
             size = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).itemsize
         except KeyError:
             continue
-        validate.check_dims(dims, size, f"tensor {info.name[:80]!r}")
+        check_dims(dims, size, f"tensor {info.name[:80]!r}")
     return inferred
 
 

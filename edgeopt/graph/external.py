@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import onnx
 
 from edgeopt.core.errors import InputError
-from edgeopt.graph.validate import expected_bytes
+from edgeopt.graph.sizes import expected_bytes
 
 _KEYS = frozenset({"location", "offset", "length", "checksum"})
 

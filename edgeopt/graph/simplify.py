@@ -11,8 +11,8 @@ from edgeopt.graph.expand import expand_integer_layers, move_pads_behind_pairs
 from edgeopt.graph.fold import drop_dead, drop_identities, fold_constants
 from edgeopt.graph.fuse import FUSIONS
 from edgeopt.graph.rewrite import Pass
+from edgeopt.graph.sizes import check_dims
 from edgeopt.graph.supported import TYPE_PRESERVING
-from edgeopt.graph.validate import check_dims
 
 CLEANUPS: tuple[Pass, ...] = (fold_constants, drop_identities, drop_dead)
 

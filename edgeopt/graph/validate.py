@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
-import numpy as np
 import onnx
 
 from edgeopt.core.errors import InputError, suggest
+from edgeopt.graph.sizes import DAMAGED, check_tensor
 from edgeopt.graph.supported import MAX_OPSET, MIN_OPSET, SUPPORTED
 
 MAX_NODES = 50_000
 MAX_NAME = 1_024
-MAX_RANK = 8
-#: No single value, activation or constant, may be larger.
-MAX_TENSOR_BYTES = 1 << 30
 
-_DAMAGED = "the file is damaged, or was not written by an exporter"
 _INPUT_TYPES = {
     onnx.TensorProto.FLOAT, onnx.TensorProto.INT8, onnx.TensorProto.UINT8,
     onnx.TensorProto.INT32, onnx.TensorProto.INT64,
@@ -87,7 +83,7 @@ def _header(model: onnx.ModelProto) -> None:
         )
     if len(model.graph.node) > MAX_NODES:
         raise InputError(
-            f"has {len(model.graph.node)} nodes, more than the {MAX_NODES} allowed", hint=_DAMAGED
+            f"has {len(model.graph.node)} nodes, more than the {MAX_NODES} allowed", hint=DAMAGED
         )
 
 
@@ -102,7 +98,7 @@ def _names(graph: onnx.GraphProto) -> None:
                     f"{kind} name {item.name[:80]!r} is "
                     + ("used twice" if item.name else "empty"),
                     where=f"graph {kind}s",
-                    hint=_DAMAGED,
+                    hint=DAMAGED,
                 )
             _length(item.name, f"graph {kind}s")
             seen.add(item.name)
@@ -118,107 +114,8 @@ def _length(name: str, where: str) -> None:
         raise InputError(
             f"a name of {len(name)} characters is longer than the {MAX_NAME} allowed",
             where=where,
-            hint=_DAMAGED,
+            hint=DAMAGED,
         )
-
-
-def check_dims(dims: Iterable[int], itemsize: float, where: str) -> int:
-    """The number of elements of a shape.
-
-    Raises:
-        InputError: a negative dimension, too many of them, or too many bytes.
-    """
-    shape = [int(d) for d in dims]
-    if len(shape) > MAX_RANK:
-        raise InputError(
-            f"has {len(shape)} dimensions, more than the {MAX_RANK} allowed", where=where,
-            hint=_DAMAGED,
-        )  # fmt: skip
-    if any(d < 0 for d in shape):
-        raise InputError(f"shape {shape} has a negative dimension", where=where, hint=_DAMAGED)
-    count = math.prod(shape)
-    if count * itemsize > MAX_TENSOR_BYTES:
-        raise InputError(
-            f"shape {shape} takes {int(count * itemsize)} bytes, "
-            f"more than the {MAX_TENSOR_BYTES} allowed",
-            where=where,
-            hint="the file is damaged, or not a network for an embedded board",
-        )
-    return count
-
-
-#: Bits of an element, and the field that holds it if it is not in raw_data (elements an entry).
-_CONSTANT_TYPES: Mapping[int, tuple[int, str]] = {
-    onnx.TensorProto.FLOAT: (32, "float_data"),
-    onnx.TensorProto.DOUBLE: (64, "double_data"),
-    onnx.TensorProto.FLOAT16: (16, "int32_data"),
-    onnx.TensorProto.INT8: (8, "int32_data"),
-    onnx.TensorProto.UINT8: (8, "int32_data"),
-    onnx.TensorProto.INT16: (16, "int32_data"),
-    onnx.TensorProto.UINT16: (16, "int32_data"),
-    onnx.TensorProto.INT32: (32, "int32_data"),
-    onnx.TensorProto.INT64: (64, "int64_data"),
-    onnx.TensorProto.UINT32: (32, "uint64_data"),
-    onnx.TensorProto.UINT64: (64, "uint64_data"),
-    onnx.TensorProto.BOOL: (8, "int32_data"),
-    onnx.TensorProto.INT4: (4, "int32_data"),
-    onnx.TensorProto.UINT4: (4, "int32_data"),
-}
-
-
-def expected_bytes(tensor: onnx.TensorProto, where: str) -> int:
-    """Bytes that a constant must have.
-
-    Raises:
-        InputError: a type or shape that is not supported.
-    """
-    known = _CONSTANT_TYPES.get(tensor.data_type)
-    if known is None:
-        kinds = {v: k for k, v in onnx.TensorProto.DataType.items()}
-        raise InputError(
-            f"constants of type {kinds.get(tensor.data_type, tensor.data_type)} are not supported",
-            where=where,
-            hint="export the model in float32, or quantized to int8 or uint8",
-        )
-    if tensor.HasField("segment"):
-        raise InputError("segmented tensors are not supported", where=where, hint=_DAMAGED)
-    count = check_dims(tensor.dims, known[0] / 8, where)
-    return (count * known[0] + 7) // 8
-
-
-def check_tensor(tensor: onnx.TensorProto, where: str) -> None:
-    """Check a constant: that its data is as long as its shape says, and no NaN is in it.
-
-    Raises:
-        InputError: it is not.
-    """
-    size = expected_bytes(tensor, where)
-    bits, field = _CONSTANT_TYPES[tensor.data_type]
-    if tensor.HasField("raw_data"):
-        found = len(tensor.raw_data)
-        if found != size:
-            raise InputError(
-                f"has {found} bytes of data, its shape {list(tensor.dims)} needs {size}",
-                where=where,
-                hint="the file is damaged or truncated",
-            )
-    else:
-        entries = len(getattr(tensor, field))
-        wanted = size if bits == 4 else size * 8 // bits
-        if entries != wanted:
-            raise InputError(
-                f"has {entries} values, its shape {list(tensor.dims)} needs {wanted}",
-                where=where,
-                hint="the file is damaged or truncated",
-            )
-    if tensor.data_type in (
-        onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16,
-    ):  # fmt: skip
-        values = onnx.numpy_helper.to_array(tensor)
-        if np.isnan(values).any():
-            raise InputError(
-                "contains NaN", where=where, hint="the training diverged, or the file is damaged"
-            )
 
 
 def _tensor_type(info: onnx.ValueInfoProto) -> None:
@@ -288,7 +185,7 @@ def _arity(node: onnx.NodeProto, schema: onnx.defs.OpSchema, where: str) -> None
             raise InputError(
                 f"has {len(names)} {noun}, {node.op_type} takes {wanted}",
                 where=where,
-                hint=_DAMAGED,
+                hint=DAMAGED,
             )
     required = [
         index
@@ -297,9 +194,9 @@ def _arity(node: onnx.NodeProto, schema: onnx.defs.OpSchema, where: str) -> None
     ]
     for index in required:
         if index >= len(node.input) or not node.input[index]:
-            raise InputError(f"input {index} is left out", where=where, hint=_DAMAGED)
+            raise InputError(f"input {index} is left out", where=where, hint=DAMAGED)
     if not any(node.output):
-        raise InputError("has no output", where=where, hint=_DAMAGED)
+        raise InputError("has no output", where=where, hint=DAMAGED)
 
 
 def _attributes(node: onnx.NodeProto, schema: onnx.defs.OpSchema, where: str) -> None:
@@ -311,7 +208,7 @@ def _attributes(node: onnx.NodeProto, schema: onnx.defs.OpSchema, where: str) ->
                 f"attribute {attribute.name[:80]!r} is "
                 + ("given twice" if known else f"not one of {node.op_type}"),
                 where=where,
-                hint=_DAMAGED,
+                hint=DAMAGED,
             )
         seen.add(attribute.name)
         wanted = int(known.type.value if hasattr(known.type, "value") else known.type)
@@ -320,13 +217,13 @@ def _attributes(node: onnx.NodeProto, schema: onnx.defs.OpSchema, where: str) ->
                 f"attribute {attribute.name!r} is of type {_type_name(attribute.type)}, "
                 f"not {_type_name(wanted)}",
                 where=where,
-                hint=_DAMAGED,
+                hint=DAMAGED,
             )
         if attribute.ref_attr_name:
             raise InputError(
                 f"attribute {attribute.name!r} refers to a function's attribute",
                 where=where,
-                hint=_DAMAGED,
+                hint=DAMAGED,
             )
         if attribute.HasField("t"):
             check_tensor(attribute.t, f"{where}, attribute {attribute.name!r}")
@@ -334,7 +231,7 @@ def _attributes(node: onnx.NodeProto, schema: onnx.defs.OpSchema, where: str) ->
             # bounds and padding may be infinite, factors would overflow
             if math.isnan(number) or (abs(number) > 1e18 and attribute.name in _FACTORS):
                 raise InputError(
-                    f"attribute {attribute.name!r} is {number}", where=where, hint=_DAMAGED
+                    f"attribute {attribute.name!r} is {number}", where=where, hint=DAMAGED
                 )
     _windows(node, where)
 
@@ -355,7 +252,7 @@ def _windows(node: onnx.NodeProto, where: str) -> None:
                 raise InputError(
                     f"attribute {name!r} has the value {value}, it must be positive",
                     where=where,
-                    hint=_DAMAGED,
+                    hint=DAMAGED,
                 )
     if node.op_type != "Pad":
         for value in values.get("pads", ()):
@@ -363,7 +260,7 @@ def _windows(node: onnx.NodeProto, where: str) -> None:
                 raise InputError(
                     f"attribute 'pads' has the value {value}, it must not be negative",
                     where=where,
-                    hint=_DAMAGED,
+                    hint=DAMAGED,
                 )
 
 
@@ -377,7 +274,7 @@ def _wiring(graph: onnx.GraphProto) -> None:
                 raise InputError(
                     f"value {name[:80]!r} is written twice",
                     where=node_where(node, index),
-                    hint=_DAMAGED,
+                    hint=DAMAGED,
                 )
             if name:
                 writers[name] = index
@@ -392,12 +289,12 @@ def _wiring(graph: onnx.GraphProto) -> None:
                 )
     for item in graph.output:
         if item.name not in writers and item.name not in known:
-            raise InputError("is never written", where=f"output {item.name[:80]!r}", hint=_DAMAGED)
+            raise InputError("is never written", where=f"output {item.name[:80]!r}", hint=DAMAGED)
     order = list(_sorted(graph, writers))
     if len(order) < len(graph.node):
         left = next(i for i in range(len(graph.node)) if i not in set(order))
         raise InputError(
-            "is part of a cycle", where=node_where(graph.node[left], left), hint=_DAMAGED
+            "is part of a cycle", where=node_where(graph.node[left], left), hint=DAMAGED
         )
     if order != list(range(len(order))):
         nodes = [graph.node[index] for index in order]
