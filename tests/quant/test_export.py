@@ -11,7 +11,7 @@ import pytest
 import quant_models as models
 from onnx import numpy_helper
 
-from edgeopt.core.errors import InputError
+from edgeopt.core.errors import InputError, ToolError
 from edgeopt.graph.importer import import_network
 from edgeopt.quant.calibration import calibrate
 from edgeopt.quant.evaluate import evaluate_int8
@@ -215,3 +215,31 @@ def test_accuracy_counts_right_answers(
         evaluate_int8(network, pictures, labels[:-1], channels_first=True)
     with pytest.raises(InputError, match="the network has 10 classes"):
         evaluate_int8(network, pictures, labels + 5, channels_first=True)
+
+
+def test_models_that_cannot_be_calibrated_say_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def of(nodes: str, inputs: str = "float[1,3,4,4] x", opset: int = 18) -> onnx.ModelProto:
+        return onnx.parser.parse_model(
+            f'<ir_version: 10, opset_import: ["" : {opset}]> '
+            f"g ({inputs}) => (float[N,3,4,4] y) {{ {nodes} }}"
+        )
+
+    pictures = np.random.default_rng(0).standard_normal((3, 3, 4, 4)).astype(np.float32)
+    both = of("y = Add(x, z)", "float[1,3,4,4] x, float[1,3,4,4] z")
+    with pytest.raises(InputError, match=r"^g: the network has 2 inputs; calibration feeds one"):
+        calibrate(both, pictures)
+    with pytest.raises(InputError, match=r"^g: 3 images do not fill batches of 2"):
+        calibrate(of("y = Relu(x)", "float[2,3,4,4] x"), pictures)
+    with pytest.raises(InputError, match=r"^g: the network has no operator with an integer form"):
+        calibrate(of("y = Exp(x)"), pictures)
+
+    def refuse(*args: object, **options: object) -> None:
+        raise RuntimeError("no such kernel\nmore")
+
+    monkeypatch.setattr(onnx.version_converter, "convert_version", refuse)
+    with pytest.raises(InputError, match=r"opset 13 cannot be .* 18: no such kernel") as e:
+        calibrate(of("y = Relu(x)", opset=13), pictures)
+    assert "export the model with opset 18" in e.value.hint
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    with pytest.raises(ToolError, match=r"^g: onnxruntime cannot run the network: no such kernel"):
+        calibrate(of("y = Relu(x)"), pictures)

@@ -266,3 +266,15 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
         simulate(network, pictures[:0], channels_first=True)
     with pytest.raises(InputError, match="input 'image' is missing"):
         Simulator(network).run({})
+
+
+def test_networks_that_make_no_sense_are_refused() -> None:
+    tensors = {n: Tensor(n, (1, 4), "i8") for n in "aby"}
+    network = Network("sum", tensors, (Op("op", "add", ("a", "b"), "y"),), ("a", "b"), ("y",))
+    with pytest.raises(InputError, match=r"^tensor 'a': integer tensor has no quantization"):
+        Simulator(network)
+    known = {n: Tensor(n, (1, 4), "i8", Quant(1.0, 0)) for n in "aby"}
+    network = Network("sum", known, network.ops, ("a", "b"), ("y",))
+    rows = np.zeros((3, 4), np.int8)
+    with pytest.raises(InputError, match=r"^sum: inputs have different numbers of images"):
+        Simulator(network).run({"a": rows, "b": rows[:2]})
