@@ -34,8 +34,8 @@ class TrainOptions:
     label_smoothing: float = 0.05
     distill_weight: float = 0.6
     ema_decay: float = 0.998
-    grow: float = 0.3
-    shrink: float = 0.5
+    grow: float = 0.22
+    shrink: float = 0.55
     samples: int = 1
     crop_pad: int = 2
     checkpoint_seconds: float = 120.0
