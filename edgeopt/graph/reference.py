@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,7 @@ def run_onnx(
     Args:
         model: a serialised ModelProto without external data.
         inputs: by name, in the layout of the model.
-        optimize: let onnxruntime fuse; off, every node computes what it says.
+        optimize: let onnxruntime fuse if it can; off, every node computes what it says.
 
     Returns:
         The outputs by name.
@@ -30,9 +31,27 @@ def run_onnx(
 
 
 class Session:
-    """A model loaded in onnxruntime, to be run on several inputs."""
+    """A model loaded in onnxruntime, to be run on several inputs.
+
+    Attributes:
+        outputs: their names, in order.
+        optimized: whether onnxruntime rewrote the model; False, too, if it tried and failed.
+    """
 
     def __init__(self, model: bytes, *, optimize: bool = False) -> None:
+        self.optimized = optimize
+        try:
+            self._session = self._load(model)
+        except InputError:
+            if not optimize:
+                raise
+            # Some of onnxruntime's rewrites fail on sound models, for instance where quantized
+            # layers share a zero point; run as written, the network means the same.
+            self.optimized = False
+            self._session = self._load(model)
+        self.outputs = tuple(item.name for item in self._session.get_outputs())
+
+    def _load(self, model: bytes) -> Any:
         import onnxruntime
 
         level = onnxruntime.GraphOptimizationLevel
@@ -41,21 +60,18 @@ class Session:
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
         options.graph_optimization_level = (
-            level.ORT_ENABLE_ALL if optimize else level.ORT_DISABLE_ALL
+            level.ORT_ENABLE_ALL if self.optimized else level.ORT_DISABLE_ALL
         )
         # Without this, x86 processors that lack VNNI saturate the sums of integer kernels.
         options.add_session_config_entry("session.x64quantprecision", "1")
         try:
-            self._session = onnxruntime.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"]
-            )
+            return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no narrower base
             raise InputError(
                 f"onnxruntime cannot load the model: {str(error)[:300]}",
                 where="reference run",
                 hint="check the model with onnx.checker",
             ) from error
-        self.outputs = tuple(item.name for item in self._session.get_outputs())
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name.
