@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from edgeopt import __version__, devices, latency
 from edgeopt.core.device import DeviceProfile
-from edgeopt.core.errors import EdgeoptError, InputError
+from edgeopt.core.errors import BoardError, EdgeoptError, InputError
 from edgeopt.core.estimates import LatencyModel
 from edgeopt.core.files import digest
 from edgeopt.core.kernels import OpKey
@@ -112,6 +112,11 @@ def quick_table(
             protocol=Protocol(spread=0.05, max_windows=6, chunk=at_most, repeats=1),
         )  # fmt: skip
     table = result.table
+    if not table.entries:
+        raise BoardError(
+            f"no kernel was measured within {budget_s:g} s", where=f"device {device.name}",
+            hint="measure with `edgeopt profile` when the machine is less loaded",
+        )  # fmt: skip
     return replace(table, conditions={**table.conditions, "kind": QUICK})
 
 

@@ -107,7 +107,7 @@ def _charts(manifest: Manifest, points: Sequence[PointInfo]) -> list[tuple[str, 
             (
                 "Search",
                 f"{len(points)} candidates by predicted accuracy and latency; the line joins those "
-                "that nothing beats on accuracy, latency, RAM and flash at once in this view.",
+                "that no other candidate within the budget beats in both.",
                 _search_chart(manifest, points),
             )
         )
