@@ -225,7 +225,8 @@ def profile_device(
         meter: times them.
         journal_path: where visits are recorded; removed when all is done.
         resume: continue an earlier journal.
-        budget_s: stop after so many seconds; kernels with too few visits stay out of the table.
+        budget_s: stop after so many seconds, what `meter` needs to prepare not among them;
+            kernels with too few visits stay out of the table.
         protocol: how carefully.
         progress: called after each chunk.
         clock: seconds that pass, for the budget.
@@ -235,7 +236,6 @@ def profile_device(
         BoardError: the device does not answer as it should.
     """
     protocol = protocol or Protocol()
-    began = clock()
     wanted = tuple(dict.fromkeys(keys))
     skipped = meter.prepare(wanted)
     todo = [key for key in wanted if key not in skipped]
@@ -258,6 +258,7 @@ def profile_device(
         run = _Run(protocol, meter, journal, todo, random.Random(protocol.seed))
         before = read_conditions()
         run.settle()
+        began = clock()
         while run.pending() and (budget_s is None or clock() - began < budget_s):
             for chunk in run.chunks():
                 run.visit(chunk)

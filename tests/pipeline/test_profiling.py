@@ -20,7 +20,7 @@ from edgeopt.latency.model import TableModel
 from edgeopt.latency.table import LatencyTable, Measurement, load_table
 from edgeopt.ofa.spaces import load_space
 from edgeopt.pipeline import enumerate as kernels
-from edgeopt.pipeline import kernel_programs
+from edgeopt.pipeline import kernel_programs, local_table
 from edgeopt.pipeline.cache import StageCache
 from edgeopt.pipeline.kernel_constants import constants_of, input_bytes_of
 from edgeopt.pipeline.kernel_programs import KernelPrograms, LocalProgram, read_bench, time_networks
@@ -263,3 +263,24 @@ def test_quick_table_of_this_machine(needs_tool: Callable[[str], str]) -> None:
     assert table.conditions["kind"] == QUICK
     estimate = TableModel(table).predict(keys)
     assert 0 < estimate.coverage < 1 and estimate.low < estimate.value < estimate.high
+
+
+@pytest.mark.slow
+def test_a_machine_too_busy_to_be_measured_is_estimated(
+    needs_tool: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs_tool("gcc")
+    local = devices.load("local")
+    keys = kernels.lowered(SPACE, SPACE.min_config(), "f32").keys
+    with pytest.raises(BoardError, match="no kernel was measured within 0 s"):
+        quick_table(local, keys, budget_s=0.0, at_most=2)
+
+    def fails(*args: object, **more: object) -> LatencyTable:
+        raise BoardError("too busy")
+
+    monkeypatch.setattr(local_table, "quick_table", fails)
+    said: list[str] = []
+    model = model_for(local, space=SPACE, detail=said.append)
+    assert not isinstance(model, TableModel)
+    assert said[-1] == "could not measure this machine: too busy"
+    assert model.predict(keys).how.startswith("estimated from clock and vector width")
