@@ -1,7 +1,7 @@
 """Predicted against measured latency of whole subnets that the table was not built from.
 
 Measures (or completes) this machine's table, calibrated on other subnets, then times fresh ones
-and compares. Prints one JSON document; `--table` keeps the table.
+and compares. `--json` prints one document instead; `--table` keeps the table.
 
     python benchmarks/latency_prediction.py [--networks 30] [--table FILE]
 """
@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="the table to make or complete")
     parser.add_argument("--force", action="store_true", help="measure the table anew")
     parser.add_argument("--work", type=Path, help="keep built programs here, and use them again")
+    parser.add_argument("--json", action="store_true", help="print one document")
     arguments = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -80,21 +82,37 @@ def main() -> None:
             for name in ("predicted_us", "measured_us")
         )
         summary[precision] = asdict(compare(predicted, measured))
-    print(
-        json.dumps(
-            {
-                "schema": 1,
-                "device": device.title,
-                "table_kernels": len(report.table.entries),
-                "calibration": asdict(table.calibration) if table.calibration else None,
-                "conditions": dict(report.table.conditions),
-                "summary": summary,
-                "rows": rows,
-                "seconds": round(time.monotonic() - began, 1),
-            },
-            indent=1,
-        )
-    )
+    document = {
+        "schema": 1,
+        "device": device.title,
+        "table_kernels": len(report.table.entries),
+        "calibration": asdict(table.calibration) if table.calibration else None,
+        "conditions": dict(report.table.conditions),
+        "summary": summary,
+        "rows": rows,
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    if arguments.json:
+        print(json.dumps(document, indent=1))
+    else:
+        print_tables(document)
+
+
+def print_tables(document: Mapping[str, Any]) -> None:
+    """A row a subnet, then the errors of each precision."""
+    print(f"{'subnet':<56} {'type':>4} {'measured us':>11} {'predicted us':>12} {'error':>7}")
+    for row in document["rows"]:
+        measured, predicted = row["measured_us"], row["predicted_us"]
+        print(f"{row['subnet']:<56} {row['precision']:>4} {measured:>11.1f} {predicted:>12.1f} "
+              f"{100 * (predicted / measured - 1):>+6.1f}%")  # fmt: skip
+    for name, found in document["summary"].items():
+        print(f"{name}: {found['count']} networks, MAPE {found['mape']:.1%} (goal 10 %), median "
+              f"{found['median_error']:.1%}, worst {found['worst_error']:.1%}, within 10 % "
+              f"{found['within_10']:.0%}, Spearman {found['spearman']:.3f} "
+              "(goal 0.97)")  # fmt: skip
+    conditions = document["conditions"]
+    print(f"table of {document['table_kernels']} kernels; load average while it was measured: "
+          f"{conditions.get('load_average', 'unknown')}")  # fmt: skip
 
 
 if __name__ == "__main__":
