@@ -176,6 +176,8 @@ def search(
         rng = np.random.default_rng(seed)
         _evolve(pool, domain, rng)
         _descend(pool, domain, rng)
+        while _intensify(pool, domain, rng):
+            _descend(pool, domain, rng)
     points = list(pool.points.values())
     best = pool.best
     assert best is not None
@@ -271,6 +273,19 @@ def _evolve(pool: _Pool[T], domain: Domain[T], rng: np.random.Generator) -> None
         added = pool.add(children[: max(1, allowance - before)])
         idle = idle + 1 if len(pool.points) == before else 0
         population = list(dict.fromkeys([*parents, *added]))
+
+
+def _intensify(pool: _Pool[T], domain: Domain[T], rng: np.random.Generator) -> bool:
+    """Recombine the best candidates, whatever their latency; whether anything new was costed."""
+    allowance = min(pool.limit - len(pool.points), pool.limit // 5)
+    before = len(pool.points)
+    for _ in range(20):
+        room = before + allowance - len(pool.points)
+        if room <= 0:
+            break
+        parents = sorted(pool.points, key=lambda g: (pool.order(pool.points[g]), g))[:_POPULATION]
+        pool.add(offspring(parents, domain.cardinalities, _POPULATION, rng)[:room])
+    return len(pool.points) > before
 
 
 def _descend(pool: _Pool[T], domain: Domain[T], rng: np.random.Generator) -> None:
