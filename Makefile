@@ -13,7 +13,7 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.tested tools
 	$(MAKE) check
-	$(BIN)/python -m pytest -q -n auto --dist loadfile --durations=15
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile --durations=15
 	$(MAKE) ctest
 
 # What needs no test run: style, types, import directions.

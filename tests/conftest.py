@@ -8,6 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Machines are shared: how long an example takes says nothing. The same examples every time.
+settings.register_profile(
+    "edgeopt", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("edgeopt")
 
 INSTALL = {
     "qemu-aarch64": "apt-get install -y qemu-user",

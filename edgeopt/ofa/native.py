@@ -21,7 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_FLAGS = ("-O3", "-march=native", "-ffast-math", "-shared", "-fPIC", "-w")
+# Sums may be reordered. -ffast-math itself would link start-up code that flushes denormals to zero
+# in the whole process.
+_FLAGS = (
+    "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
+    "-fassociative-math", "-shared", "-fPIC", "-w",
+)  # fmt: skip
 _ACTIVATIONS = {"": 0, "relu": 1, "hardswish": 2}
 
 

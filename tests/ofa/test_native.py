@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -69,3 +70,9 @@ def test_maps_in_another_order_are_left_to_torch() -> None:
     assert "Depthwise" not in str(native.depthwise(x, weight, 1).grad_fn)
     y = native.norm_act(x, torch.ones(8), torch.zeros(8), 1e-5, "relu")
     assert torch.allclose(y, F.batch_norm(x, None, None, training=True).relu(), atol=1e-5)
+
+
+def test_loading_it_leaves_denormals_alone() -> None:
+    native.library()
+    tiny = np.array([1e-40], np.float32)
+    assert (tiny * np.float32(0.5) > 0).all()

@@ -257,7 +257,8 @@ def test_real_kernels_and_networks_are_timed(
 def test_quick_table_of_this_machine(needs_tool: Callable[[str], str]) -> None:
     needs_tool("gcc")
     keys = kernels.lowered(SPACE, SPACE.min_config(), "f32").keys
-    table = quick_table(devices.load("local"), keys, at_most=6)
+    # Machines are shared: the test may take as long as it takes.
+    table = quick_table(devices.load("local"), keys, at_most=6, budget_s=600)
     assert 6 <= len(table.entries) <= 14
     assert table.runtime_version == codegen_version()
     assert table.conditions["kind"] == QUICK
