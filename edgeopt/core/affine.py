@@ -97,9 +97,9 @@ def offset_of_sum(
 
     On the unsigned grid (stored + 128), where onnxruntime adds too.
     """
-    left = np.float32(factors[0] * np.float32(zero_a + GRID))
-    right = np.float32(factors[1] * np.float32(zero_b + GRID))
-    return np.float32(np.float32(zero_y + GRID) - np.float32(left + right))
+    right = np.float64(np.float32(factors[1] * np.float32(zero_b + GRID)))
+    both = np.float32(np.float64(factors[0]) * (zero_a + GRID) + right)
+    return np.float32(np.float32(zero_y + GRID) - both)
 
 
 def add(
@@ -114,12 +114,14 @@ def add(
 ) -> npt.NDArray[np.int8]:
     """Quantized sum; ``factors`` = float32(s_a / s_y), float32(s_b / s_y).
 
-    y = clamp(rint((a + 128) * factors[0] + (b + 128) * factors[1] + offset) - 128): the zero
-    point is added before rounding.
+    y = clamp(rint(fma(a + 128, factors[0], fma(b + 128, factors[1], offset))) - 128): the zero
+    point is added before rounding. float64 holds each product and sum exactly before it is
+    rounded to float32 once, which is what a fused multiply-add does.
     """
-    left = (a.astype(np.int32) + GRID).astype(np.float32) * factors[0].astype(np.float32)
-    right = (b.astype(np.int32) + GRID).astype(np.float32) * factors[1].astype(np.float32)
-    shifted = (left + right).astype(np.float32) + offset_of_sum(factors, zero_a, zero_b, zero_y)
+    wide = factors.astype(np.float64)
+    offset = np.float64(offset_of_sum(factors, zero_a, zero_b, zero_y))
+    right = ((b.astype(np.int32) + GRID) * wide[1] + offset).astype(np.float32)
+    shifted = ((a.astype(np.int32) + GRID) * wide[0] + right.astype(np.float64)).astype(np.float32)
     return _from_grid(shifted, lo, hi)
 
 

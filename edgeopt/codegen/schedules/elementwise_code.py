@@ -9,7 +9,7 @@ from edgeopt.codegen.abi import KernelFunction
 from edgeopt.codegen.schedules import table
 from edgeopt.codegen.schedules.emit import Builder, Expr, bcast, cast
 from edgeopt.codegen.schedules.isa import Isa
-from edgeopt.codegen.schedules.mathfn import Requantizer, activate, unfused
+from edgeopt.codegen.schedules.mathfn import Requantizer, activate, fused, unfused
 from edgeopt.codegen.schedules.template import elements
 from edgeopt.core.affine import GRID
 
@@ -103,11 +103,8 @@ def _integer(b: Builder, isa: Isa, function: KernelFunction) -> Body:
     factors = [b.bind(b.load(b[name], i), "factor") for i in range(count)]
     offset = cast(zero_y + GRID, "float32")
     if key.op == "add":
-        left, right = (
-            unfused(factor * cast(zero + GRID, "float32"))
-            for factor, zero in zip(factors, (zero_a, zero_b), strict=True)
-        )
-        offset = offset - (left + right)
+        right = unfused(factors[1] * cast(zero_b + GRID, "float32"))
+        offset = offset - fused(factors[0], cast(zero_a + GRID, "float32"), right)
     offset = b.bind(offset, "offset")
 
     def one(at: Expr, channel: Expr, lanes: int, valid: int) -> Expr:
@@ -116,13 +113,13 @@ def _integer(b: Builder, isa: Isa, function: KernelFunction) -> Body:
         # Every operation is rounded on its own, as the arithmetic is defined.
         if key.op == "add":
             grid = bcast(GRID, lanes)
-            total = unfused(cast(left + grid, "float32") * bcast(factors[0], lanes)) + unfused(
-                cast(right + grid, "float32") * bcast(factors[1], lanes)
+            inner = fused(
+                cast(right + grid, "float32"), bcast(factors[1], lanes), bcast(offset, lanes)
             )
-        else:
-            product = (left - bcast(zero_a, lanes)) * (right - bcast(zero_b, lanes))
-            total = unfused(cast(product, "float32") * bcast(factors[0], lanes))
-        return unfused(total) + bcast(offset, lanes)
+            return fused(cast(left + grid, "float32"), bcast(factors[0], lanes), inner)
+        product = (left - bcast(zero_a, lanes)) * (right - bcast(zero_b, lanes))
+        scaled = unfused(cast(product, "float32") * bcast(factors[0], lanes))
+        return scaled + bcast(offset, lanes)
 
     def body(at: Expr, channel: Expr, lanes: int, count: int) -> None:
         places = [(offset, min(count - offset, lanes)) for offset in range(0, count, lanes)]

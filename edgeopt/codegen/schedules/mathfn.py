@@ -163,6 +163,13 @@ def unfused(x: Expr) -> Expr:
     return intrinsic(f"llvm.arithmetic.fence.{suffix}", vector_type(kind, lanes), x)
 
 
+def fused(x: Expr, y: Expr, z: Expr) -> Expr:
+    """X * y + z in float32, rounded once."""
+    kind, lanes = dtype_of(x)
+    suffix = "f32" if lanes == 1 else f"v{lanes}f32"
+    return intrinsic(f"llvm.fma.{suffix}", vector_type(kind, lanes), x, y, z)
+
+
 class Requantizer:
     """Scaled float32 steps to int8: clamp(rint(v) + zero, lo, hi), as `core.affine` has it.
 
