@@ -154,8 +154,10 @@ def _binary(op: Op, tensors: list[Tensor], y: Tensor) -> Step:
 
         def total(x: Values) -> torch.Tensor:
             a, b = _line_up(x[0], x[1] if stored is None else stored)
-            left, right = (a + affine.GRID).mul_(factor_a), (b + affine.GRID).mul_(factor_b)
-            return requantize_((left + right).add_(offset), -affine.GRID)
+            # float64 holds each product and sum exactly: rounded once, as a fused multiply-add.
+            left, right = a.double() + affine.GRID, b.double() + affine.GRID
+            right = right.mul_(factor_b).add_(offset).float()
+            return requantize_(left.mul_(factor_a).add_(right).float(), -affine.GRID)
 
         return total
     factor = float(np.float32(scale_a * scale_b) / scale_y)
