@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from edgeopt.cli.console import Stages, stderr, stdout, table
+from edgeopt.cli.console import Stages, stderr, stdout
+from edgeopt.cli.tables import checks_table, figures_table
 
 
 def run(
@@ -62,7 +63,6 @@ def run(
     from edgeopt.core.estimates import Budget
     from edgeopt.core.units import parse_duration_ns, parse_share, parse_size_bytes
     from edgeopt.pipeline.compile import STAGES, CompileRequest, compile_network
-    from edgeopt.pipeline.report import show_figure
 
     request = CompileRequest(
         device=device,
@@ -93,20 +93,13 @@ def run(
         return
     console = stdout()
     title = f"{manifest.name}: {manifest.source} for {manifest.device}, {manifest.precision}"
-    console.print(title)
+    console.print(title, markup=False)
     if manifest.subnet:
         console.print(f"subnet {manifest.subnet}", markup=False)
     console.print()
-    console.print(
-        table(["figure", "value", "how it is known"], [show_figure(f) for f in manifest.figures])
-    )
+    console.print(figures_table(manifest.figures))
     console.print()
-    console.print(
-        table(
-            ["checked", "where", "result", "detail"],
-            [(c.what, c.where, c.result, c.detail) for c in manifest.checks],
-        )
-    )
+    console.print(checks_table(manifest.checks))
     console.print()
     for note in manifest.notes:
         stderr().print(f"note: {note}", markup=False)

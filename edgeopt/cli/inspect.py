@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from edgeopt.cli.console import stdout, table
+from edgeopt.cli.tables import checks_table, figures_table
 
 
 def run(
@@ -19,7 +20,6 @@ def run(
     """Show a bundle's figures, checks and files, after checking every file's digest."""
     from edgeopt.core.units import show_duration, show_size
     from edgeopt.pipeline.manifest import load_bundle
-    from edgeopt.pipeline.report import show_figure
 
     manifest = load_bundle(bundle)
     if as_json:
@@ -31,16 +31,9 @@ def run(
     if manifest.subnet:
         console.print(f"subnet {manifest.subnet}", markup=False)
     console.print()
-    console.print(
-        table(["figure", "value", "how it is known"], [show_figure(f) for f in manifest.figures])
-    )
+    console.print(figures_table(manifest.figures))
     console.print()
-    console.print(
-        table(
-            ["checked", "where", "result", "detail"],
-            [(c.what, c.where, c.result, c.detail) for c in manifest.checks],
-        )
-    )
+    console.print(checks_table(manifest.checks))
     console.print()
     rows = [
         (direction, t.name, "x".join(map(str, t.shape)), t.layout, t.dtype, show_size(t.size_bytes))

@@ -10,7 +10,8 @@ from typing import Annotated
 import msgspec
 import typer
 
-from edgeopt.cli.console import Stages, stdout, table
+from edgeopt.cli.console import Stages, stdout
+from edgeopt.cli.tables import checks_table
 from edgeopt.core.errors import ToolError
 
 
@@ -29,12 +30,7 @@ def run(
     if as_json:
         print(json.dumps({"schema": 1, "checks": [_plain(check) for check in checks]}, indent=2))
     else:
-        stdout().print(
-            table(
-                ["checked", "where", "result", "detail"],
-                [(c.what, c.where, c.result, c.detail) for c in checks],
-            )
-        )
+        stdout().print(checks_table(checks))
     failed = [c for c in checks if c.result == "failed"]
     if failed:
         raise ToolError(
