@@ -14,6 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.kernels import OpKey
 
 ArgKind = Literal["input", "residual", "const", "output", "scratch"]
@@ -37,8 +38,12 @@ class KernelFunction:
     args: tuple[Arg, ...]
     scratch_bytes: int
     template: str  # the template that emits it, or "fallback"
+    choice: Choice = MODEL  # how it is tiled
 
 
-def symbol_of(key: OpKey) -> str:
-    """The C name of a key's function, before the bundle's prefix is put in front."""
-    return f"edgeopt_k_{key.digest}"
+def symbol_of(key: OpKey, choice: Choice = MODEL) -> str:
+    """The C name of a key's function, before the bundle's prefix is put in front.
+
+    Several tilings of one kernel can stand in one program.
+    """
+    return f"edgeopt_k_{key.digest}" + ("" if choice == MODEL else f"_{choice}")

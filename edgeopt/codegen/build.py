@@ -9,6 +9,7 @@ from typing import Any
 
 from edgeopt.codegen import schedules
 from edgeopt.codegen.abi import symbol_of
+from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.errors import InputError
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.target import TargetSpec
@@ -39,22 +40,34 @@ def compile_assembly(primfuncs: Mapping[str, Any], target: TargetSpec) -> str:
 
 
 def compile_kernels(
-    keys: Iterable[OpKey], target: TargetSpec, *, prefix: str = "", assembly: bool = False
+    keys: Iterable[OpKey],
+    target: TargetSpec,
+    *,
+    prefix: str = "",
+    assembly: bool = False,
+    choices: Iterable[tuple[OpKey, Choice]] = (),
 ) -> bytes:
     """Compile the kernels of template keys to one object (or assembly).
+
+    Args:
+        keys: kernels tiled as their templates' models say.
+        target: the processor.
+        prefix: in front of each function's symbol.
+        assembly: text instead of an object.
+        choices: kernels tiled otherwise; a kernel may be among them several times.
 
     Raises:
         InputError: no template implements a key; it belongs to the fallback path.
     """
     primfuncs = {}
-    for key in dict.fromkeys(keys):
-        template = schedules.select(key, target)
+    for key, choice in dict.fromkeys((*((key, MODEL) for key in keys), *choices)):
+        template = schedules.select(key, target, choice)
         if template is None:
             raise InputError(
                 "no kernel template implements this", where=str(key),
                 hint="kernels without a template are compiled by the fallback path",
             )  # fmt: skip
-        primfuncs[prefix + symbol_of(key)] = template.primfunc(key, target)
+        primfuncs[prefix + symbol_of(key, choice)] = template.primfunc(key, target)
     return _emit(primfuncs, target, "s" if assembly else "o")
 
 

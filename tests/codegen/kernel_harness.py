@@ -13,6 +13,7 @@ import numpy as np
 from edgeopt.codegen import build, schedules
 from edgeopt.codegen.abi import symbol_of
 from edgeopt.core import activations, affine
+from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.target import TargetSpec
 
@@ -64,9 +65,10 @@ def arguments(
     target: TargetSpec,
     inputs: Sequence[np.ndarray],
     constants: Mapping[str, np.ndarray],
+    choice: Choice = MODEL,
 ) -> list[np.ndarray]:
     """Every pointer of the kernel's call, in order, as arrays."""
-    template = schedules.select(key, target)
+    template = schedules.select(key, target, choice)
     assert template is not None
     function = template.function(key, target)
     packed = template.pack(key, target, constants)
@@ -96,12 +98,13 @@ def run(
     target: TargetSpec,
     inputs: Sequence[np.ndarray],
     constants: Mapping[str, np.ndarray],
+    choice: Choice = MODEL,
 ) -> np.ndarray:
     """Call the kernel once; checks that nothing is written past the output."""
-    call = arguments(key, target, inputs, constants)
+    call = arguments(key, target, inputs, constants, choice)
     kinds = [a.kind for a in schedules.select(key, target).function(key, target).args]
     pointers = [array.ctypes.data_as(ctypes.c_void_p) for array in call]
-    assert getattr(library, symbol_of(key))(*pointers) == 0
+    assert getattr(library, symbol_of(key, choice))(*pointers) == 0
     output = call[kinds.index("output")]
     size = math.prod(key.out_shape)
     assert (output[size:] == 77).all(), "the kernel wrote past its output"

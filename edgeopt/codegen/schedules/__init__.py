@@ -64,6 +64,7 @@ from collections.abc import Callable
 
 from edgeopt.codegen.schedules import depthwise, elementwise, gemm, layout, pooling, softmax
 from edgeopt.codegen.schedules.template import Template
+from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.target import TargetSpec
 
@@ -80,10 +81,10 @@ RULES: tuple[Callable[[OpKey, TargetSpec], Template | None], ...] = (
 )
 
 
-def select(key: OpKey, target: TargetSpec) -> Template | None:
-    """The template that implements a key on a target, or None."""
+def select(key: OpKey, target: TargetSpec, choice: Choice = MODEL) -> Template | None:
+    """The template that implements a key on a target, tiled as ``choice`` says, or None."""
     for rule in RULES:
         template = rule(key, target)
         if template is not None:
-            return template
+            return template if choice == MODEL else template.with_choice(choice)
     return None

@@ -8,75 +8,20 @@ processor multiplies and adds pairs, each row interleaved with the one below.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from edgeopt.codegen.schedules import table
+from edgeopt.codegen.schedules import candidates, table
+from edgeopt.codegen.schedules.depthwise_plan import Plan, pairs_rows, plan_of
 from edgeopt.codegen.schedules.gemm import fold_bias, requantization
 from edgeopt.codegen.schedules.isa import Isa, isa_of
 from edgeopt.codegen.schedules.template import BaseTemplate, Const, Template, is_table, round_up
+from edgeopt.core.choice import Choice
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.network import Array
 from edgeopt.core.target import TargetSpec
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Tile of one output row, and for int8 the staged band."""
-
-    lanes: int
-    blocks: int  # vectors of channels
-    pixels: int  # neighbouring output columns computed at once
-    vectors: int  # vectors of channels computed at once
-    band: int  # int8: output rows computed from one staged band
-    rows: int  # int8: staged input rows
-    cols: int  # int8: staged input columns
-    step: int  # int8: input rows between staged rows
-    stage_elements: int  # int8: int16 elements of scratch
-
-    @property
-    def channels(self) -> int:
-        """Channels padded to whole vectors."""
-        return self.blocks * self.lanes
-
-
-@lru_cache(maxsize=4096)
-def plan_of(key: OpKey, isa: Isa) -> Plan:
-    """Choose the tile of a depthwise key."""
-    integer = key.dtype == "i8"
-    lanes = isa.lanes * (2 if integer else 1)
-    channels = key.in_shape[-1]
-    blocks = -(-channels // lanes)
-    out_h, out_w = key.out_shape[0], key.out_shape[1]
-    kernel_w = key.kernel[1]
-    if integer:
-        # paired rows: one accumulator a pixel, since halves of the lanes take turns; else two
-        room = isa.registers - kernel_w - 3 if pairs_rows(isa) else (isa.registers - 8) // 2
-        vectors = 1
-    else:
-        room = isa.registers - 2 - kernel_w  # one accumulator a pixel, the weights of a row
-        vectors = 2 if blocks >= 2 and isa.registers > 16 and out_w <= 8 else 1
-    limit = max(min(room // vectors, 8 if integer else 10), 1)
-    count = -(-out_w // limit)
-    pixels = -(-out_w // count)
-    used_w = (kernel_w - 1) * key.dilations[1] + 1
-    cols = (out_w - 1) * key.strides[1] + used_w
-    # Staged rows: each input row, or (where rows are paired) row r beside row r + dilation.
-    paired = pairs_rows(isa)
-    down = key.dilations[0]
-    last = 2 * (-(-key.kernel[0] // 2) - 1) * down if paired else round_up(key.kernel[0], 2) * down
-    step = math.gcd(key.strides[0], 2 * down) if paired else 1
-    row_elements = cols * lanes * (2 if paired else 1)
-    fitting = isa.l1d_bytes * 2 // 3 // (row_elements * 2) * step
-    band = min(out_h, max((fitting - last - 1) // key.strides[0] + 1, 4, 1))
-    band = -(-out_h // -(-out_h // band))
-    rows = ((band - 1) * key.strides[0] + last) // step + 1
-    return Plan(lanes, blocks, pixels, vectors, band, rows, cols, step, rows * row_elements)
 
 
 class Depthwise(BaseTemplate):
@@ -84,9 +29,17 @@ class Depthwise(BaseTemplate):
 
     name = "depthwise"
 
+    def plan(self, key: OpKey, target: TargetSpec) -> Plan:
+        """The tiling of a key on a target."""
+        return plan_of(key, _isa(target), self.choice)
+
+    def candidates(self, key: OpKey, target: TargetSpec) -> tuple[Choice, ...]:
+        """Tiles of pixels and vectors, and bands."""
+        return candidates.of_depthwise(key, _isa(target))
+
     def consts(self, key: OpKey, target: TargetSpec) -> tuple[Const, ...]:
         """Weights [vector][tap][lane] and what follows the sum."""
-        plan = plan_of(key, _isa(target))
+        plan = self.plan(key, target)
         taps = key.kernel[0] * key.kernel[1]
         if key.dtype == "f32":
             weights = Const("weights", "f32", plan.channels * taps)
@@ -99,14 +52,14 @@ class Depthwise(BaseTemplate):
         """Bytes of the widened band of one block of channels."""
         if key.dtype == "f32":
             return 0
-        return round_up(plan_of(key, _isa(target)).stage_elements * 2, 64)
+        return round_up(self.plan(key, target).stage_elements * 2, 64)
 
     def pack(
         self, key: OpKey, target: TargetSpec, constants: Mapping[str, Array]
     ) -> dict[str, Array]:
         """Weights by vector of channels; for int8 pairs of vertical taps interleaved."""
         isa = _isa(target)
-        plan = plan_of(key, isa)
+        plan = self.plan(key, target)
         channels = key.in_shape[-1]
         spare = (0, plan.channels - channels)
         weights = constants["w"].reshape(channels, *key.kernel)
@@ -144,18 +97,13 @@ class Depthwise(BaseTemplate):
         isa = _isa(target)
         sizes = {const.name: const.elements for const in self.consts(key, target)}
         module = depthwise_f32 if key.dtype == "f32" else depthwise_i8
-        return module.emit(self.function(key, target), plan_of(key, isa), isa, sizes)
+        return module.emit(self.function(key, target), self.plan(key, target), isa, sizes)
 
 
 def _isa(target: TargetSpec) -> Isa:
     isa = isa_of(target)
     assert isa is not None
     return isa
-
-
-def pairs_rows(isa: Isa) -> bool:
-    """Whether two rows of the kernel are multiplied and added in one instruction."""
-    return isa.arch == "x86_64"
 
 
 def lane_order(isa: Isa) -> tuple[tuple[int, ...], tuple[int, ...]]:

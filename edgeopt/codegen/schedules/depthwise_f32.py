@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgeopt.codegen.abi import KernelFunction
-from edgeopt.codegen.schedules.depthwise import Plan
+from edgeopt.codegen.schedules.depthwise_plan import Plan
 from edgeopt.codegen.schedules.emit import Builder, Expr, Registers, tirx
 from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.mathfn import activate

@@ -12,7 +12,8 @@ from typing import Any
 
 from edgeopt.codegen.abi import KernelFunction
 from edgeopt.codegen.schedules import table
-from edgeopt.codegen.schedules.depthwise import Plan, lane_order, pairs_rows
+from edgeopt.codegen.schedules.depthwise import lane_order
+from edgeopt.codegen.schedules.depthwise_plan import Plan, pairs_rows
 from edgeopt.codegen.schedules.emit import (
     Builder,
     Expr,

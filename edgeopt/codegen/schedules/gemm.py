@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeopt.codegen.schedules import table
+from edgeopt.codegen.schedules import candidates, table
 from edgeopt.codegen.schedules.gemm_plan import Plan, plan_of
 from edgeopt.codegen.schedules.isa import Isa, isa_of
 from edgeopt.codegen.schedules.template import (
@@ -18,6 +18,7 @@ from edgeopt.codegen.schedules.template import (
     is_table,
     round_up,
 )
+from edgeopt.core.choice import Choice
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.network import Array
 from edgeopt.core.target import TargetSpec
@@ -33,7 +34,11 @@ class Gemm(BaseTemplate):
 
     def plan(self, key: OpKey, target: TargetSpec) -> Plan:
         """The tiling of a key on a target."""
-        return plan_of(key, _isa(target))
+        return plan_of(key, _isa(target), self.choice)
+
+    def candidates(self, key: OpKey, target: TargetSpec) -> tuple[Choice, ...]:
+        """Register tiles, loop orders, partial sums and bands near the model's best."""
+        return candidates.of_gemm(key, _isa(target))
 
     def consts(self, key: OpKey, target: TargetSpec) -> tuple[Const, ...]:
         """Weights and bias; for int8 the requantization as well."""
@@ -90,7 +95,7 @@ class Gemm(BaseTemplate):
 
         sizes = {const.name: const.elements for const in self.consts(key, target)}
         isa = _isa(target)
-        return emit(self.function(key, target), plan_of(key, isa), isa, sizes)
+        return emit(self.function(key, target), self.plan(key, target), isa, sizes)
 
 
 def _isa(target: TargetSpec) -> Isa:

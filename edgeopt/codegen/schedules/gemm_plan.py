@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.template import BYTES, round_up
+from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.kernels import OpKey
 
 #: Cycles to start, finish and store a tile, and to multiply-accumulate once (latency).
@@ -93,8 +94,8 @@ def _shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 @lru_cache(maxsize=4096)
-def plan_of(key: OpKey, isa: Isa) -> Plan:
-    """Choose geometry, staging and tile for a conv-like or linear key."""
+def plan_of(key: OpKey, isa: Isa, choice: Choice = MODEL) -> Plan:
+    """Choose geometry, staging and tile for a conv-like or linear key; ``choice`` comes first."""
     integer = key.dtype == "i8"
     pack = isa.pack if integer else 1
     in_h, in_w, in_c = _shape(key.in_shape)
@@ -108,8 +109,8 @@ def plan_of(key: OpKey, isa: Isa) -> Plan:
     if flat:
         window = _flat_window(in_h * in_w, in_c, per_group, pack, key.groups)
         if staged:
-            return _flat_staged(key, isa, window, out_c)
-        return _tiled(key, isa, window, None, 1, out_c, pack)
+            return _flat_staged(key, isa, window, out_c, choice)
+        return _tiled(key, isa, window, None, 1, out_c, pack, choice)
     # A run is a whole row of the kernel where its pixels are neighbours in memory.
     joined = key.groups == 1 and key.dilations[1] == 1
     run = kernel_w * in_c if joined else per_group
@@ -131,18 +132,18 @@ def plan_of(key: OpKey, isa: Isa) -> Plan:
         group_stride=per_group,
     )
     if not staged:
-        return _tiled(key, isa, window, None, out_h, out_c, pack)
+        return _tiled(key, isa, window, None, out_h, out_c, pack, choice)
     dtype = isa.stage_dtype if integer else "f32"
     row_bytes = cols * channels * BYTES[dtype]
     fitting = max(isa.l1d_bytes // 2 // row_bytes, used_rows + 3 * key.strides[0])
     band = min(out_h, max((fitting - used_rows) // key.strides[0] + 1, 1))
-    band = -(-out_h // -(-out_h // band))
+    band = min(out_h, choice.band) or -(-out_h // -(-out_h // band))
     rows = (band - 1) * key.strides[0] + used_rows
     stage = Stage(
         dtype, rows, cols, channels, key.pads[0], key.pads[1],
         round_up(rows * cols * channels + pack, 64),
     )  # fmt: skip
-    return _tiled(key, isa, window, stage, band, out_c, pack)
+    return _tiled(key, isa, window, stage, band, out_c, pack, choice)
 
 
 def _flat_window(pixels: int, channels: int, run: int, pack: int, groups: int) -> Window:
@@ -153,7 +154,7 @@ def _flat_window(pixels: int, channels: int, run: int, pack: int, groups: int) -
     )  # fmt: skip
 
 
-def _flat_staged(key: OpKey, isa: Isa, window: Window, out_c: int) -> Plan:
+def _flat_staged(key: OpKey, isa: Isa, window: Window, out_c: int, choice: Choice) -> Plan:
     """A 1x1 layer whose activations are staged: a chunk of pixels at a time."""
     pack = isa.pack
     dtype = isa.stage_dtype
@@ -163,6 +164,8 @@ def _flat_staged(key: OpKey, isa: Isa, window: Window, out_c: int) -> Plan:
         channels = window.run * key.groups
     budget = max(isa.l1d_bytes // 3 // (channels * BYTES[dtype]), 1)
     divisors = [d for d in range(1, pixels + 1) if pixels % d == 0]
+    if choice.band in divisors:
+        divisors = [choice.band]
     best: tuple[float, Plan] | None = None
     for chunk in divisors:
         if chunk > budget and chunk != divisors[0] and chunk > 24:
@@ -173,8 +176,8 @@ def _flat_staged(key: OpKey, isa: Isa, window: Window, out_c: int) -> Plan:
             taps_h=1, tap_h_stride=0, taps_w=1, tap_w_stride=0,
             run=window.run, run_packed=window.run_packed, group_stride=window.run,
         )  # fmt: skip
-        plan = _tiled(key, isa, part, stage, 1, out_c, pack)
-        cost = _cost(plan, isa, plan.pixels, plan.vectors) * part.out_rows
+        plan = _tiled(key, isa, part, stage, 1, out_c, pack, choice)
+        cost = tile_cost(plan, isa, plan.pixels, plan.vectors) * part.out_rows
         cost += part.out_rows * plan.weight_elements / 32
         if best is None or cost < best[0]:
             best = cost, plan
@@ -183,7 +186,14 @@ def _flat_staged(key: OpKey, isa: Isa, window: Window, out_c: int) -> Plan:
 
 
 def _tiled(
-    key: OpKey, isa: Isa, window: Window, stage: Stage | None, band: int, out_c: int, pack: int
+    key: OpKey,
+    isa: Isa,
+    window: Window,
+    stage: Stage | None,
+    band: int,
+    out_c: int,
+    pack: int,
+    choice: Choice,
 ) -> Plan:
     outputs = out_c // key.groups
     reduction = window.taps_h * window.taps_w * window.run_packed
@@ -192,9 +202,13 @@ def _tiled(
         reduction=reduction, pixels=1, vectors=1, panel_outer=False, split=1, pack=pack,
         lanes=isa.lanes,
     )  # fmt: skip
-    pixels, vectors = _tile(base, isa, key.dtype == "i8")
-    split = 1
-    if pixels * vectors < 8 and key.dtype != "i8":
+    if choice.pixels:
+        pixels = min(choice.pixels, window.out_cols)
+        vectors = min(choice.vectors, base.output_vectors)
+    else:
+        pixels, vectors = _tile(base, isa, key.dtype == "i8")
+    split = choice.split if choice.split and key.dtype != "i8" else 1
+    if not choice.split and pixels * vectors < 8 and key.dtype != "i8":
         split = max(s for s in (1, 2, 4, 8) if s * pixels * vectors <= 8)
         while split > 1 and window.run_packed < 4 * split:
             split //= 2
@@ -207,14 +221,16 @@ def _tiled(
     near = isa.l1d_bytes * 3 // 4
     rows_outer = 0 if weight_bytes <= near else weight_bytes * tiles
     panels_outer = 0 if input_bytes <= near // 2 else input_bytes * panels
+    panel_outer = choice.order == "p" if choice.order else panels_outer < rows_outer
     return Plan(
         window=window, stage=stage, band=band, groups=key.groups, outputs=outputs,
         reduction=reduction, pixels=pixels, vectors=vectors,
-        panel_outer=panels_outer < rows_outer, split=split, pack=pack, lanes=isa.lanes,
+        panel_outer=panel_outer, split=split, pack=pack, lanes=isa.lanes,
     )  # fmt: skip
 
 
-def _fits(isa: Isa, pixels: int, vectors: int, integer: bool) -> bool:
+def fits(isa: Isa, pixels: int, vectors: int, integer: bool) -> bool:
+    """Whether a tile and what its inner loop holds stay in registers."""
     accumulators = pixels * vectors
     if integer:
         # weights of the step, one broadcast (or one vector of each pixel), one product
@@ -228,7 +244,7 @@ def _fits(isa: Isa, pixels: int, vectors: int, integer: bool) -> bool:
     return accumulators + held <= isa.registers
 
 
-def _cost(plan: Plan, isa: Isa, pixels: int, vectors: int) -> float:
+def tile_cost(plan: Plan, isa: Isa, pixels: int, vectors: int) -> float:
     """Cycles of one band of one group, roughly."""
     steps = plan.reduction / plan.pack
     total = 0.0
@@ -251,9 +267,9 @@ def _tile(plan: Plan, isa: Isa, integer: bool) -> tuple[int, int]:
     best: tuple[float, int, int] | None = None
     for vectors in range(1, min(plan.output_vectors, isa.registers - 2) + 1):
         for pixels in range(1, min(plan.window.out_cols, 14) + 1):
-            if not _fits(isa, pixels, vectors, integer):
+            if not fits(isa, pixels, vectors, integer):
                 break
-            cost = _cost(plan, isa, pixels, vectors)
+            cost = tile_cost(plan, isa, pixels, vectors)
             if best is None or cost < best[0]:
                 best = cost, pixels, vectors
     assert best is not None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 
 from edgeopt.codegen.abi import Arg, KernelFunction, symbol_of
+from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.network import DTYPE_BYTES, Array
 from edgeopt.core.target import TargetSpec
@@ -19,9 +20,16 @@ BYTES = {**DTYPE_BYTES, "i16": 2}
 
 
 class Template(Protocol):
-    """One way to implement some of the kernel keys."""
+    """One way to implement some of the kernel keys, tiled as `choice` says."""
 
     name: str
+    choice: Choice
+
+    def with_choice(self, choice: Choice) -> Template:
+        """The same template with another tiling."""
+
+    def candidates(self, key: OpKey, target: TargetSpec) -> tuple[Choice, ...]:
+        """Tilings worth measuring, the model's own first; one or none where nothing is open."""
 
     def function(self, key: OpKey, target: TargetSpec) -> KernelFunction:
         """Symbol, parameters and scratch of the kernel; cheap, imports no compiler."""
@@ -57,6 +65,18 @@ class BaseTemplate:
 
     name = "base"
 
+    def __init__(self, choice: Choice = MODEL) -> None:
+        """A template with a tiling."""
+        self.choice = choice
+
+    def with_choice(self, choice: Choice) -> Self:
+        """The same template with another tiling."""
+        return type(self)(choice)
+
+    def candidates(self, key: OpKey, target: TargetSpec) -> tuple[Choice, ...]:
+        """Nothing is open unless a template says so."""
+        return ()
+
     def consts(self, key: OpKey, target: TargetSpec) -> tuple[Const, ...]:
         """The packed constants, in parameter order."""
         return ()
@@ -75,7 +95,8 @@ class BaseTemplate:
         scratch = self.scratch_bytes(key, target)
         if scratch:
             args.append(Arg("scratch", "scratch", "u8"))
-        return KernelFunction(key, symbol_of(key), tuple(args), scratch, self.name)
+        symbol = symbol_of(key, self.choice)
+        return KernelFunction(key, symbol, tuple(args), scratch, self.name, self.choice)
 
     def packed_bytes(self, key: OpKey, target: TargetSpec) -> int:
         """Bytes of all packed constants."""
