@@ -236,7 +236,7 @@ def fits(isa: Isa, pixels: int, vectors: int, integer: bool) -> bool:
         # weights of the step, one broadcast (or one vector of each pixel), one product
         held = vectors + (pixels if isa.by_element else 1) + (2 if isa.dot == "pair8" else 1)
     elif isa.by_element:
-        held = pixels + min(vectors, 2)
+        held = pixels + vectors  # all of a step, since the compiler loads them first
     elif pixels == 1:
         held = 1  # weights are memory operands
     else:
@@ -244,22 +244,32 @@ def fits(isa: Isa, pixels: int, vectors: int, integer: bool) -> bool:
     return accumulators + held <= isa.registers
 
 
+def _work(plan: Plan, isa: Isa, rows: int, panel: int) -> float:
+    """Cycles of one tile, roughly."""
+    steps = plan.reduction / plan.pack
+    if isa.by_element:
+        # The narrow cores issue loads and multiplications from the same few slots: count
+        # instructions, weights loaded in pairs and activations four steps at once.
+        chain = _LATENCY / (rows * panel) if rows * panel < _LATENCY else 1.0
+        per_step = rows * panel * chain + (panel + 1) // 2 + rows / 4 + 0.75
+        return per_step * steps + _TILE_CYCLES + 3.0 * rows * panel
+    work = rows * panel / 2
+    loads = (panel + rows) / 2
+    split = 1 if rows * panel >= 8 else 8 // (rows * panel)
+    # the load ports are never quite as busy as the multipliers can be
+    per_step = max(work, loads * 1.1, _LATENCY / split) + 0.05 * (rows + panel)
+    return per_step * steps + _TILE_CYCLES + rows * panel
+
+
 def tile_cost(plan: Plan, isa: Isa, pixels: int, vectors: int) -> float:
     """Cycles of one band of one group, roughly."""
-    steps = plan.reduction / plan.pack
     total = 0.0
     full_rows, rest_rows = divmod(plan.window.out_cols, pixels)
     full_panels, rest_panels = divmod(plan.output_vectors, vectors)
     for count_rows, rows in ((full_rows, pixels), (1, rest_rows)):
         for count_panels, panel in ((full_panels, vectors), (1, rest_panels)):
             if count_rows and rows and count_panels and panel:
-                work = rows * panel / 2
-                loads = (panel + rows / (4 if isa.by_element else 1)) / 2
-                split = 1 if rows * panel >= 8 else 8 // (rows * panel)
-                # the load ports are never quite as busy as the multipliers can be
-                per_step = max(work, loads * 1.1, _LATENCY / split) + 0.05 * (rows + panel)
-                tile = per_step * steps + _TILE_CYCLES + rows * panel
-                total += count_rows * count_panels * tile
+                total += count_rows * count_panels * _work(plan, isa, rows, panel)
     return total * plan.band
 
 
