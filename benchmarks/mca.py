@@ -2,10 +2,11 @@
 
     python benchmarks/mca.py [--targets neon dotprod i8mm] [--cases pointwise ...]
 
-Every kernel is compiled to assembly; of each, the innermost loop with the most multiplications
-(or the straight code that it was unrolled to) is given to llvm-mca, repeated. ``peak`` is what the same model reaches on a loop of
-independent instructions of the loop's own kind, so a share of 100 % means that nothing but the
-multiplier limits the loop. ``mac/insn`` is multiply-accumulates per instruction of the loop.
+Every kernel is compiled to assembly; of each, the innermost loop of the largest register tile
+(or the straight code that it was unrolled to) is given to llvm-mca, repeated. ``peak`` is what the
+same model reaches on a loop of independent instructions of the loop's own kind, so a share of
+100 % means that nothing but the multiplier limits the loop. ``mac/insn`` is multiply-accumulates
+per instruction of the loop.
 """
 
 from __future__ import annotations
@@ -68,6 +69,11 @@ class Loop:
     def macs(self) -> int:
         """Multiply-accumulates of one iteration."""
         return sum(macs_of(line) for line in self.multiplies)
+
+    @property
+    def sums(self) -> int:
+        """Registers that something is multiplied into: those of a whole tile are the most."""
+        return len({line.split()[1] for line in self.multiplies})
 
 
 def macs_of(line: str) -> int:
@@ -184,7 +190,7 @@ def main() -> None:
                 if precision == "i8":
                     key = OpKey.parse(_as_int8(text))
                 assembly = build.compile_kernels([key], spec(target), assembly=True).decode()
-                loop = max(loops(assembly), key=lambda found: (found.macs, len(found.lines)))
+                loop = max(loops(assembly), key=lambda found: (found.sums, found.macs))
                 cycles = analyse(loop.lines, mca, cpu, FEATURES[target])
                 kinds = [line.split()[0] for line in loop.multiplies]
                 if not cycles or not kinds:
