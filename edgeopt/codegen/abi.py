@@ -4,7 +4,11 @@ One function serves every kernel call with the same `OpKey`; weights, scales and
 in through pointers to constants. It returns 0.
 
     int32_t edgeopt_k_<digest>(const T0 *input, ..., const T *residual, const C0 *const0, ...,
-                               T *output, void *scratch);
+                               T *output, void *scratch, int32_t part);
+
+A kernel that is divided takes the part to compute, 0 to `KernelFunction.parts` - 1, as its last
+parameter. Parts write disjoint outputs and have scratch of their own, so they may run in any order
+or at the same time; a kernel that is not divided has no such parameter.
 
 Pointers of activations and scratch are aligned to 16 bytes, constants to 64.
 """
@@ -17,12 +21,12 @@ from typing import Literal
 from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.kernels import OpKey
 
-ArgKind = Literal["input", "residual", "const", "output", "scratch"]
+ArgKind = Literal["input", "residual", "const", "output", "scratch", "part"]
 
 
 @dataclass(frozen=True, slots=True)
 class Arg:
-    """One pointer parameter. ``name`` of a constant is its key in the packed constants."""
+    """One parameter: a pointer, or the number of a part. A constant's name is its packed key."""
 
     kind: ArgKind
     name: str
@@ -31,7 +35,7 @@ class Arg:
 
 @dataclass(frozen=True, slots=True)
 class KernelFunction:
-    """A kernel's symbol, parameters and working memory."""
+    """A kernel's symbol, parameters and working memory (of all parts together)."""
 
     key: OpKey
     symbol: str
@@ -39,6 +43,7 @@ class KernelFunction:
     scratch_bytes: int
     template: str  # the template that emits it, or "fallback"
     choice: Choice = MODEL  # how it is tiled
+    parts: int = 1  # it is divided into; each call computes one
 
 
 def symbol_of(key: OpKey, choice: Choice = MODEL) -> str:

@@ -19,6 +19,8 @@ class TargetSpec:
         l1d_bytes: first-level data cache of one core; 0 where there is none.
         l2_bytes: second-level cache one core can use; 0 where there is none.
         cores: cores a deployment may use.
+        threads: how many threads a network's kernels are written for; each kernel is divided
+            into at most so many parts.
     """
 
     arch: str
@@ -30,12 +32,14 @@ class TargetSpec:
     l1d_bytes: int
     l2_bytes: int
     cores: int
+    threads: int = 1
 
     @property
     def digest_text(self) -> str:
         """Everything that changes generated code, as one line: part of cache keys."""
         features = ",".join(sorted(self.features))
+        threads = f" threads={self.threads}" if self.threads > 1 else ""
         return (
             f"{self.triple} {self.mcpu} [{features}] v{self.vector_bits}x{self.vector_registers} "
-            f"l1={self.l1d_bytes} l2={self.l2_bytes} cores={self.cores}"
+            f"l1={self.l1d_bytes} l2={self.l2_bytes} cores={self.cores}{threads}"
         )

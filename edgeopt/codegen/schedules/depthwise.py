@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgeopt.codegen.schedules import candidates, table
+from edgeopt.codegen.schedules.depthwise_parts import parts_of
 from edgeopt.codegen.schedules.depthwise_plan import Plan, pairs_rows, plan_of
 from edgeopt.codegen.schedules.gemm import fold_bias, requantization
 from edgeopt.codegen.schedules.isa import Isa, isa_of
@@ -53,6 +54,10 @@ class Depthwise(BaseTemplate):
         if key.dtype == "f32":
             return 0
         return round_up(self.plan(key, target).stage_elements * 2, 64)
+
+    def parts(self, key: OpKey, target: TargetSpec) -> int:
+        """Rows or vectors of channels apart."""
+        return parts_of(key, self.plan(key, target), _isa(target), target.threads)
 
     def pack(
         self, key: OpKey, target: TargetSpec, constants: Mapping[str, Array]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgeopt.codegen.abi import KernelFunction
+from edgeopt.codegen.schedules.depthwise_parts import axis_of, block_runs
 from edgeopt.codegen.schedules.depthwise_plan import Plan
 from edgeopt.codegen.schedules.emit import Builder, Expr, Registers, tirx
 from edgeopt.codegen.schedules.isa import Isa
@@ -26,16 +27,22 @@ class _Emitter:
         shapes = {"x0": elements(key.in_shape), "y": elements(key.out_shape)}
         shapes["residual"] = shapes["y"]
         self.key, self.plan, self.isa = key, plan, isa
-        self.b = Builder(function, {**sizes, **shapes})
+        self.b = b = Builder(function, {**sizes, **shapes})
+        axis = axis_of(key, plan, isa, function.parts) if function.parts > 1 else "rows"
+        self.runs = block_runs(key, plan)
+        count = sum(times for _, times, _, _ in self.runs)
+        self.row_units = b.units(key.out_shape[0], divided=axis == "rows")
+        self.block_units = b.units(count, divided=axis == "blocks")
 
     def run(self) -> Any:
         b, key = self.b, self.key
-        with b.loop(key.out_shape[0], "oh") as row:
+        with self.row_units.loop(key.out_shape[0], "oh") as row:
             # Kernel rows that meet the map: first .. first + count.
             at = b.bind(row * key.strides[0] - key.pads[0], "at")
             first, count = self.kernel_rows(at)
-            for start, times, vectors, valid in self.blocks():
-                with b.loop(times, "c") as block:
+            unit = 0
+            for start, times, vectors, valid in self.runs:
+                with self.block_units.loop(times, "c", start=unit) as block:
                     vector = start + block * vectors
                     for low, runs, pixels in self.columns():
                         with b.loop(runs, "ow") as run:
@@ -43,6 +50,7 @@ class _Emitter:
                             self.tile(
                                 row, at, first, count, low, col, pixels, vector, vectors, valid
                             )
+                unit += times
         return b.finish()
 
     def kernel_rows(self, at: Expr) -> tuple[Expr, Expr]:
@@ -61,20 +69,6 @@ class _Emitter:
             )
         first = b.bind(low, "first")
         return first, b.bind(high - first, "taps")
-
-    def blocks(self) -> list[tuple[int, int, int, int]]:
-        """Runs over vectors of channels: (first, times, vectors at once, channels in the last)."""
-        plan, channels = self.plan, self.key.in_shape[-1]
-        whole = channels // plan.lanes
-        full, rest = divmod(whole, plan.vectors)
-        runs = []
-        if full:
-            runs.append((0, full, plan.vectors, plan.lanes))
-        if rest:
-            runs.append((full * plan.vectors, 1, rest, plan.lanes))
-        if channels % plan.lanes:
-            runs.append((whole, 1, 1, channels % plan.lanes))
-        return runs
 
     def columns(self) -> list[tuple[int, int, int]]:
         """Runs over output columns: (first, times, columns at once).

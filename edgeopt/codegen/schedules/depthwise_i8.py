@@ -13,6 +13,7 @@ from typing import Any
 from edgeopt.codegen.abi import KernelFunction
 from edgeopt.codegen.schedules import table
 from edgeopt.codegen.schedules.depthwise import lane_order
+from edgeopt.codegen.schedules.depthwise_parts import axis_of
 from edgeopt.codegen.schedules.depthwise_plan import Plan, pairs_rows
 from edgeopt.codegen.schedules.emit import (
     Builder,
@@ -54,14 +55,16 @@ class _Emitter:
         zero_x, zero_y, low, high = (b.bind(b.load(b["qparams"], i), "q") for i in range(4))
         self.pad = b.bind(cast(zero_x, "int16"), "pad")
         self.requantize = Requantizer(b, isa, zero_y, low, high)
+        axis = axis_of(key, plan, isa, function.parts) if function.parts > 1 else "rows"
+        self.row_units = b.units(key.out_shape[0], divided=axis == "rows")
+        self.block_units = b.units(plan.blocks, divided=axis == "blocks")
 
     def run(self) -> Any:
         b, key, plan = self.b, self.key, self.plan
         out_h = key.out_shape[0]
         whole, rest = divmod(key.in_shape[2], plan.lanes)
-        bands = -(-out_h // plan.band)
         # Padding is the same for every block of channels: columns, and with one band rows.
-        self.keeps_rows = bands == 1
+        self.keeps_rows = plan.band == out_h and self.row_units.high == out_h
         if self.padded:
             pad = bcast(self.pad, plan.lanes)
             with b.loop(plan.stage_elements // plan.lanes, "v") as v:
@@ -69,26 +72,26 @@ class _Emitter:
         for start, times, valid in ((0, whole, plan.lanes), (whole, 1, rest)):
             if not times or not valid:
                 continue
-            with b.loop(times, "c") as step:
+            with self.block_units.loop(times, "c", start=start) as step:
                 block = start + step
-                with b.loop(bands, "band") as band:
-                    first = band * plan.band
-                    count = plan.band
-                    if out_h % plan.band:
-                        limit = tirx.IntImm("int32", plan.band)
-                        count = b.bind(tirx.min(limit, out_h - first), "rows")
-                    self.stage(block, first, valid)
+                with self.row_units.runs(plan.band, "band") as (first, count):
+                    self.stage(block, first, count, valid)
                     with b.loop(count, "oh") as row:
                         self.row(block, first, row, valid)
         if is_table(key.activation):
-            table.apply(b, self.isa, b["y"], b["y"], 0, elements(key.out_shape))
+            with self.row_units.runs(1 if b.function.parts > 1 else out_h, "row") as (row, count):
+                line = key.out_shape[1] * key.out_shape[2]
+                table.apply(b, self.isa, b["y"], b["y"], row * line, count * line)
         return b.finish()
 
-    def stage(self, block: Expr, first: Expr, valid: int) -> None:
+    def stage(self, block: Expr, first: Expr, count: Expr, valid: int) -> None:
         """Widen and pad one block of channels of the band's input rows."""
         b, key, plan = self.b, self.key, self.plan
         height, down = key.in_shape[0], key.dilations[0]
-        with b.loop(plan.rows, "row") as row:
+        rows: Expr = plan.rows
+        if not isinstance(count, int):
+            rows = b.bind(rows - (plan.band - count) * (key.strides[0] // plan.step), "staged")
+        with b.loop(rows, "row") as row:
             at = b.bind(first * key.strides[0] + row * plan.step - key.pads[0], "at")
             to = b.bind(row * (plan.cols * self.width), "to")
             inside = b.bind(tirx.And(at >= 0, at < height), "inside")

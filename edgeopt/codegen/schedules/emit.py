@@ -103,8 +103,13 @@ class Builder:
         self._pointers: dict[str, Any] = {}
         self._buffers: dict[str, Buffer] = {}
         self._count = 0
+        self._part: Expr = None
         for arg in function.args:
             name = NAMES[arg.dtype]
+            if arg.kind == "part":
+                self._part = tirx.Var(arg.name, name)
+                self._params.append(self._part)
+                continue
             pointer = tirx.Var(arg.name, PointerType(PrimType(name)))
             self._params.append(pointer)
             self._pointers[arg.name] = pointer
@@ -120,10 +125,13 @@ class Builder:
         return buffer
 
     def scratch_view(self, dtype: str, offset_bytes: int, elements: int) -> Buffer:
-        """Part of the scratch parameter as a buffer of ``dtype``."""
+        """Some of the scratch parameter as a buffer of ``dtype``; each part has its own."""
         name = NAMES[dtype]
         pointer = self._pointers["scratch"]
-        if offset_bytes:
+        if self.function.parts > 1:
+            own_bytes = self.function.scratch_bytes // self.function.parts
+            pointer = tirx.handle_add_byte_offset(pointer, self._part * own_bytes + offset_bytes)
+        elif offset_bytes:
             pointer = tirx.handle_add_byte_offset(pointer, offset_bytes)
         label = f"scratch{offset_bytes}"
         typed = tirx.Var(label, PointerType(PrimType(name)))
@@ -204,12 +212,75 @@ class Builder:
         if body:
             self.emit(tirx.IfThenElse(condition, _sequence(body), None))
 
+    def units(self, count: int, *, divided: bool = True) -> Units:
+        """The ``count`` pieces of the kernel's work, of which each part computes a run.
+
+        A piece must be computed alike for any number of parts. Not ``divided``, every part
+        computes all of them: something else is divided.
+        """
+        return Units(self, count, divided=divided)
+
     def finish(self) -> Any:
         """The PrimFunc; it returns 0."""
         self.emit(tirx.Return(tirx.const(0, "int32")))
         body = _sequence(self._stack[0])
         primfunc = tirx.PrimFunc(self._params, body, ret_type=PrimType("int32"))
         return primfunc.with_attr("global_symbol", self.function.symbol)
+
+
+class Units:
+    """Pieces of a kernel's work, numbered; those from ``low`` up to ``high`` are this part's.
+
+    Part p of n has the pieces from p * count // n up to (p + 1) * count // n: every piece belongs
+    to one part, and no part has over one piece more than another. Where the kernel is not divided
+    they are 0 and ``count``, and loops are ordinary ones.
+    """
+
+    def __init__(self, builder: Builder, count: int, *, divided: bool) -> None:
+        parts = builder.function.parts
+        self._builder, self._whole = builder, parts == 1 or not divided
+        self._count = count
+        self.low: Expr = 0
+        self.high: Expr = count
+        if not self._whole:
+            at = builder._part
+            self.low = builder.bind(tirx.truncdiv(at * count, parts), "low")
+            self.high = builder.bind(tirx.truncdiv((at + 1) * count, parts), "high")
+
+    @contextmanager
+    def loop(self, times: int, name: str = "i", *, start: int = 0) -> Iterator[Expr]:
+        """Counts from 0 to ``times`` - 1, but only this part's of the pieces ``start`` + count."""
+        b = self._builder
+        if self._whole:
+            with b.loop(times, name) as index:
+                yield index
+            return
+        if times == 1:
+            with b.when(tirx.And(self.low <= start, start < self.high)):
+                yield 0
+            return
+        first = b.bind(tirx.max(self.low - start, tirx.IntImm("int32", 0)), "first")
+        last = tirx.min(self.high - start, tirx.IntImm("int32", times))
+        with b.loop(b.bind(last - first, "count"), name) as index:
+            yield b.bind(first + index, name)
+
+    @contextmanager
+    def runs(self, length: int, name: str = "run") -> Iterator[tuple[Expr, Expr]]:
+        """This part's pieces, ``length`` at a time: (first, how many)."""
+        b = self._builder
+        at_most = tirx.IntImm("int32", length)
+        if self._whole:
+            with b.loop(-(-self._count // length), name) as run:
+                first = run * length
+                count: Expr = length
+                if self._count % length:
+                    count = b.bind(tirx.min(at_most, self._count - first), "count")
+                yield first, count
+            return
+        runs = tirx.truncdiv(self.high - self.low + (length - 1), length)
+        with b.loop(b.bind(runs, "runs"), name) as run:
+            first = b.bind(self.low + run * length, "first")
+            yield first, 1 if length == 1 else b.bind(tirx.min(at_most, self.high - first), "count")
 
 
 class Registers:

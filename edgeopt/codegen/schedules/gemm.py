@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgeopt.codegen.schedules import candidates, table
+from edgeopt.codegen.schedules.gemm_parts import parts_of
 from edgeopt.codegen.schedules.gemm_plan import Plan, plan_of
 from edgeopt.codegen.schedules.isa import Isa, isa_of
 from edgeopt.codegen.schedules.template import (
@@ -52,6 +53,10 @@ class Gemm(BaseTemplate):
         """Bytes of the staged band of input rows."""
         stage = self.plan(key, target).stage
         return 0 if stage is None else round_up(stage.elements * BYTES[stage.dtype], 64)
+
+    def parts(self, key: OpKey, target: TargetSpec) -> int:
+        """Rows, tiles of a row, or panels of output channels apart."""
+        return parts_of(key, self.plan(key, target), _isa(target), target.threads)
 
     def pack(
         self, key: OpKey, target: TargetSpec, constants: Mapping[str, Array]

@@ -17,6 +17,7 @@ from edgeopt.codegen.schedules.emit import (
     part,
     tirx,
 )
+from edgeopt.codegen.schedules.gemm_parts import axis_of, panel_sizes, tile_sizes
 from edgeopt.codegen.schedules.gemm_plan import Plan
 from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.mathfn import Requantizer, activate
@@ -42,6 +43,11 @@ class _Emitter:
         self.source = self.b["x0"]
         if plan.stage is not None:
             self.source = self.b.scratch_view(plan.stage.dtype, 0, plan.stage.elements)
+        axis = axis_of(key, plan, isa, function.parts) if function.parts > 1 else "rows"
+        self.axis = axis
+        self.row_units = self.b.units(plan.window.out_rows, divided=axis == "rows")
+        self.tile_units = self.b.units(len(tile_sizes(plan)), divided=axis == "tiles")
+        self.panel_units = self.b.units(len(panel_sizes(plan)), divided=axis == "panels")
         if self.integer:
             zero_x, zero_y, low, high = (
                 self.b.bind(self.b.load(self.b["qparams"], i), "q") for i in range(4)
@@ -51,24 +57,36 @@ class _Emitter:
 
     def run(self) -> Any:
         b, plan = self.b, self.plan
-        rows = plan.window.out_rows
-        bands = -(-rows // plan.band)
-        with b.loop(bands, "band") as band:
-            first = band * plan.band
-            count = plan.band
-            if rows % plan.band:
-                count = b.bind(tirx.min(tirx.IntImm("int32", plan.band), rows - first), "rows")
+        with self.row_units.runs(plan.band, "band") as (first, count):
             if plan.stage is not None:
-                self.stage(first)
+                self.stage(first, count)
             with b.loop(plan.groups, "group") as group:
                 self.tiles(group, first, count)
         if self.integer and is_table(self.key.activation):
-            table.apply(b, self.isa, b["y"], b["y"], 0, elements(self.key.out_shape))
+            self.look_up()
         return b.finish()
+
+    def look_up(self) -> None:
+        """Apply the table to what this part has computed."""
+        b, window = self.b, self.plan.window
+        if b.function.parts == 1:
+            table.apply(b, self.isa, b["y"], b["y"], 0, elements(self.key.out_shape))
+            return
+        pixel = self.plan.groups * self.plan.outputs
+        full, rest = divmod(window.out_cols, self.plan.pixels)
+        tiles = [(0, full, self.plan.pixels), (full, 1, rest)]
+        if self.axis == "rows":
+            tiles = [(0, 1, window.out_cols)]
+        with self.row_units.loop(window.out_rows, "row") as row:
+            for start, times, pixels in tiles:
+                if times and pixels:
+                    with self.tile_units.loop(times, "ow", start=start) as col:
+                        at = row * window.out_cols + start * self.plan.pixels + col * pixels
+                        table.apply(b, self.isa, b["y"], b["y"], at * pixel, pixels * pixel)
 
     # -- staging ---------------------------------------------------------------------------
 
-    def stage(self, first: Expr) -> None:
+    def stage(self, first: Expr, count: Expr) -> None:
         b, key, stage = self.b, self.key, self.plan.stage
         assert stage is not None
         dtype = {"f32": "float32", "i16": "int16", "i8": "int8"}[stage.dtype]
@@ -87,7 +105,10 @@ class _Emitter:
         pad = self.pad_value(dtype, flip)
         copied = min(width, stage.cols - stage.left)
         right = stage.cols - stage.left - copied
-        with b.loop(stage.rows, "row") as row:
+        rows: Expr = stage.rows
+        if not isinstance(count, int):
+            rows = b.bind(stage.rows - (self.plan.band - count) * key.strides[0], "staged")
+        with b.loop(rows, "row") as row:
             at = b.bind(first * key.strides[0] + row - stage.top, "at")
             to = b.bind(row * (stage.cols * in_c), "to")
             outside = tirx.Or(at < 0, at >= height)
@@ -141,7 +162,7 @@ class _Emitter:
         for start, times, pixels in ((0, full, plan.pixels), (full * plan.pixels, 1, rest)):
             if not times or not pixels:
                 continue
-            with b.loop(times, "ow") as col:
+            with self.tile_units.loop(times, "ow", start=start // plan.pixels) as col:
                 at = start + col * plan.pixels
                 if panel is not None:
                     for vector, vectors, valid in panel:
@@ -161,18 +182,19 @@ class _Emitter:
         if full:
             yield self._panel_loop(full)
         if rest:
-            start = full * plan.vectors
-            yield self._one_panel(start, rest, plan.outputs - start * plan.lanes)
+            yield self._last_panel(full, rest)
 
     @contextmanager
     def _panel_loop(self, full: int) -> Iterator[tuple[Expr, int, int]]:
         vectors = self.plan.vectors
-        with self.b.loop(full, "panel") as panel:
+        with self.panel_units.loop(full, "panel") as panel:
             yield panel * vectors, vectors, vectors * self.plan.lanes
 
     @contextmanager
-    def _one_panel(self, start: int, vectors: int, valid: int) -> Iterator[tuple[Expr, int, int]]:
-        yield start, vectors, valid
+    def _last_panel(self, full: int, vectors: int) -> Iterator[tuple[Expr, int, int]]:
+        first = full * self.plan.vectors
+        with self.panel_units.loop(1, "panel", start=full):
+            yield first, vectors, self.plan.outputs - first * self.plan.lanes
 
     def tile(
         self, group: Expr, first: Expr, row: Expr, col: Expr, pixels: int,

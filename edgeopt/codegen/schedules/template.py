@@ -82,21 +82,28 @@ class BaseTemplate:
         return ()
 
     def scratch_bytes(self, key: OpKey, target: TargetSpec) -> int:
-        """Working memory in the arena."""
+        """Working memory in the arena, of one part."""
         return 0
+
+    def parts(self, key: OpKey, target: TargetSpec) -> int:
+        """Into how many parts the kernel is divided, at most ``target.threads``."""
+        return 1
 
     def function(self, key: OpKey, target: TargetSpec) -> KernelFunction:
         """Symbol, parameters and scratch of the kernel."""
+        parts = self.parts(key, target) if target.threads > 1 else 1
         args = [Arg("input", f"x{i}", key.dtype) for i in range(key.inputs)]
         if key.residual:
             args.append(Arg("residual", "residual", key.out_dtype))
         args += [Arg("const", const.name, const.dtype) for const in self.consts(key, target)]
         args.append(Arg("output", "y", key.out_dtype))
-        scratch = self.scratch_bytes(key, target)
+        scratch = round_up(self.scratch_bytes(key, target), 64) * parts
         if scratch:
             args.append(Arg("scratch", "scratch", "u8"))
+        if parts > 1:
+            args.append(Arg("part", "part", "i32"))
         symbol = symbol_of(key, self.choice)
-        return KernelFunction(key, symbol, tuple(args), scratch, self.name, self.choice)
+        return KernelFunction(key, symbol, tuple(args), scratch, self.name, self.choice, parts)
 
     def packed_bytes(self, key: OpKey, target: TargetSpec) -> int:
         """Bytes of all packed constants."""
