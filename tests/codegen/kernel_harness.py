@@ -82,7 +82,7 @@ def arguments(
         elif arg.kind == "output":
             guard = np.full(math.prod(key.out_shape) + 64, 77, DTYPES[key.out_dtype])
             call.append(aligned(guard))
-        else:
+        elif arg.kind == "scratch":
             rubbish = np.random.default_rng(5).integers(0, 255, function.scratch_bytes)
             call.append(aligned(rubbish.astype(np.uint8)))
     assert not given

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeopt.codegen.schedules import table
+from edgeopt.codegen.schedules import parts, table
 from edgeopt.codegen.schedules.isa import isa_of
 from edgeopt.codegen.schedules.template import BaseTemplate, Const, Template, elements
 from edgeopt.core.kernels import OpKey
@@ -38,6 +38,10 @@ class Elementwise(BaseTemplate):
             )
             found += [factor, Const("qparams", "i32", 5)]
         return tuple(found)
+
+    def parts(self, key: OpKey, target: TargetSpec) -> int:
+        """Pixels, or groups of neighbouring elements apart."""
+        return parts.even(target.threads, elements(key.in_shape) // 64, parts.pass_cycles(key))
 
     def pack(
         self, key: OpKey, target: TargetSpec, constants: Mapping[str, Array]

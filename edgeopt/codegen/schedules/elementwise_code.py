@@ -29,29 +29,41 @@ def emit(function: KernelFunction, isa: Isa, sizes: Mapping[str, int]) -> Any:
         | dict(sizes),
     )
     if key.op == "activation" and key.dtype == "i8":
-        table.apply(b, isa, b["x0"], b["y"], 0, count)
+        length = -(-count // (64 * function.parts)) * 64
+        full, rest = divmod(count, length)
+        units = b.units(full + bool(rest))
+        with units.loop(full, "block") as block:
+            table.apply(b, isa, b["x0"], b["y"], block * length, length)
+        if rest:
+            with units.loop(1, "block", start=full):
+                table.apply(b, isa, b["x0"], b["y"], full * length, rest)
         return b.finish()
     body, vectors = _float(b, function), 1
     if "i8" in (key.dtype, key.out_dtype):
         # four vectors of int32 fill one of int8
         body, vectors = _integer(b, isa, function), 1 if key.op == "dequantize" else 4
     if by_channel and channels != count:
-        with b.loop(count // channels, "pixel") as pixel:
-            _sweep(b, isa.lanes, vectors, channels, pixel * channels, body)
+        pixels = count // channels
+        with b.units(pixels).loop(pixels, "pixel") as pixel:
+            _sweep(b, isa.lanes, vectors, channels, pixel * channels, body, divided=False)
     else:
-        _sweep(b, isa.lanes, vectors, count, 0, body)
+        _sweep(b, isa.lanes, vectors, count, 0, body, divided=True)
     return b.finish()
 
 
-def _sweep(b: Builder, lanes: int, vectors: int, count: int, base: Expr, body: Body) -> None:
+def _sweep(
+    b: Builder, lanes: int, vectors: int, count: int, base: Expr, body: Body, *, divided: bool
+) -> None:
     """Whole groups of vectors in a loop, then what is left."""
     width = lanes * vectors
     full, rest = divmod(count, width)
+    units = b.units(full + bool(rest), divided=divided)
     if full:
-        with b.loop(full, "v") as v:
+        with units.loop(full, "v") as v:
             body(base + v * width, v * width, lanes, width)
     if rest:
-        body(base + full * width, full * width, lanes, rest)
+        with units.loop(1, "v", start=full):
+            body(base + full * width, full * width, lanes, rest)
 
 
 def _operands(

@@ -157,7 +157,7 @@ class _Emitter:
     def columns(
         self, group: Expr, first: Expr, row: Expr, panel: list[tuple[Expr, int, int]] | None
     ) -> None:
-        b, plan = self.b, self.plan
+        plan = self.plan
         full, rest = divmod(plan.window.out_cols, plan.pixels)
         for start, times, pixels in ((0, full, plan.pixels), (full * plan.pixels, 1, rest)):
             if not times or not pixels:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+from edgeopt.codegen.schedules import parts
 from edgeopt.codegen.schedules.isa import isa_of
 from edgeopt.codegen.schedules.template import BaseTemplate, Const, Template, elements
 from edgeopt.core.kernels import OpKey
@@ -20,6 +22,10 @@ class Layout(BaseTemplate):
         if key.op != "concat" or key.dtype == "f32" or key.variant.endswith(".same"):
             return ()
         return Const("factors", "f32", key.inputs), Const("qparams", "i32", key.inputs + 1)
+
+    def parts(self, key: OpKey, target: TargetSpec) -> int:
+        """Pieces along the outer axes apart; a mere copy is one run and stays whole."""
+        return parts.even(target.threads, units_of(key), parts.pass_cycles(key))
 
     def primfunc(self, key: OpKey, target: TargetSpec) -> Any:
         """Emit the kernel."""
@@ -43,6 +49,17 @@ def concat_parts(key: OpKey) -> tuple[int, tuple[int, ...]] | None:
     if at >= len(key.out_shape) or len(parts) != key.inputs or sum(parts) != key.out_shape[at]:
         return None
     return at, parts
+
+
+def units_of(key: OpKey) -> int:
+    """Pieces that can be moved apart."""
+    found = concat_parts(key) if key.op == "concat" else None
+    if found is not None:
+        return math.prod(key.out_shape[: found[0]])
+    if key.op == "resize":
+        return key.in_shape[0]
+    axes = permutation(key) if key.op == "transpose" else None
+    return 1 if axes is None or axes == tuple(range(len(axes))) else key.out_shape[0]
 
 
 def permutation(key: OpKey) -> tuple[int, ...] | None:

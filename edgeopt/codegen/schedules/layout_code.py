@@ -51,13 +51,13 @@ def _concat(b: Builder, function: KernelFunction, isa: Isa, width: int) -> None:
     if rescale:
         zero_y = b.bind(b.load(b["qparams"], key.inputs), "zero")
         requantize = Requantizer(b, isa, zero_y, b.bind(-128), b.bind(127))
-    start = 0
+    start, units = 0, b.units(outer)
     for i, part in enumerate(parts):
         count = part * inner
         if rescale:
             zero = b.bind(b.load(b["qparams"], i), "zero")
             factor = b.bind(b.load(b["factors"], i), "factor")
-        with b.loop(outer, "o") as o:
+        with units.loop(outer, "o") as o:
             at, to = o * count, o * total + start
             if not rescale:
                 _run(b, b[f"x{i}"], at, to, count, width)
@@ -100,7 +100,8 @@ def _transpose(b: Builder, function: KernelFunction, isa: Isa, width: int) -> No
             _run(b, b["x0"], at, to, run, width)
             return
         step = math.prod(key.out_shape[depth + 1 :])
-        with b.loop(key.out_shape[depth], "t") as index:
+        units = b.units(key.out_shape[depth], divided=depth == 0)
+        with units.loop(key.out_shape[depth], "t") as index:
             nest(depth + 1, at + index * strides[axes[depth]], to + index * step)
 
     nest(0, 0, 0)
@@ -110,7 +111,7 @@ def _resize(b: Builder, function: KernelFunction, isa: Isa, width: int) -> None:
     key = function.key
     height, cols, channels = key.in_shape
     up, across = key.out_shape[0] // height, key.out_shape[1] // cols
-    with b.loop(height, "ih") as row, b.loop(up, "up") as above:
+    with b.units(height).loop(height, "ih") as row, b.loop(up, "up") as above:
         line = (row * up + above) * (cols * across * channels)
         with b.loop(cols, "iw") as col, b.loop(across, "across") as beside:
             to = line + (col * across + beside) * channels

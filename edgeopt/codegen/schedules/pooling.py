@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgeopt.codegen.schedules.isa import isa_of
-from edgeopt.codegen.schedules.template import BaseTemplate, Const, Template
+from edgeopt.codegen.schedules import parts
+from edgeopt.codegen.schedules.isa import Isa, isa_of
+from edgeopt.codegen.schedules.template import BaseTemplate, Const, Template, elements
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.target import TargetSpec
+
+#: Vectors of channels pooled at once, to hide the latency of one addition.
+_AT_ONCE = 4
 
 OPS = ("maxpool", "avgpool", "global_avgpool")
 
@@ -23,6 +27,14 @@ class Pooling(BaseTemplate):
             return ()
         return Const("multiplier", "f32", 1), Const("qparams", "i32", 4)
 
+    def parts(self, key: OpKey, target: TargetSpec) -> int:
+        """Rows apart; vectors of channels of a global average."""
+        isa = isa_of(target)
+        assert isa is not None
+        windows = key.kernel[0] * key.kernel[1] if key.op != "global_avgpool" else 1
+        cycles = elements(key.out_shape) * windows / isa.lanes + parts.pass_cycles(key)
+        return parts.even(target.threads, units_of(key, isa), cycles)
+
     def primfunc(self, key: OpKey, target: TargetSpec) -> Any:
         """Emit the kernel."""
         from edgeopt.codegen.schedules.pooling_code import emit
@@ -30,6 +42,27 @@ class Pooling(BaseTemplate):
         isa = isa_of(target)
         assert isa is not None
         return emit(self.function(key, target), isa)
+
+
+def units_of(key: OpKey, isa: Isa) -> int:
+    """Pieces that can be computed apart."""
+    if key.op == "global_avgpool":
+        return sum(times for _, times, _, _ in block_runs(key.in_shape[2], isa.lanes))
+    return key.out_shape[0]
+
+
+def block_runs(channels: int, lanes: int) -> list[tuple[int, int, int, int]]:
+    """Runs over channels: (first channel, times, vectors at once, channels of the last)."""
+    whole = channels // lanes
+    full, rest = divmod(whole, _AT_ONCE)
+    runs = []
+    if full:
+        runs.append((0, full, _AT_ONCE, lanes))
+    if rest:
+        runs.append((full * _AT_ONCE * lanes, 1, rest, lanes))
+    if channels % lanes:
+        runs.append((whole * lanes, 1, 1, channels % lanes))
+    return runs
 
 
 POOLING = Pooling()

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from edgeopt.codegen.abi import KernelFunction
 from edgeopt.codegen.schedules.emit import Builder, Expr, Registers, bcast, cast, const, tirx
 from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.mathfn import Requantizer
+from edgeopt.codegen.schedules.pooling import block_runs, units_of
 from edgeopt.codegen.schedules.template import elements
-
-#: Vectors of channels pooled at once, to hide the latency of one addition.
-_AT_ONCE = 4
 
 
 def emit(function: KernelFunction, isa: Isa) -> Any:
@@ -28,6 +25,9 @@ class _Emitter:
         self.integer = key.dtype == "i8"
         self.b = Builder(function, {**sizes, "multiplier": 1, "qparams": 4})
         b = self.b
+        whole = key.op == "global_avgpool"
+        self.row_units = b.units(key.out_shape[0], divided=not whole)
+        self.block_units = b.units(units_of(key, isa), divided=whole)
         if self.integer and key.op != "maxpool":
             self.zero_x, zero_y, low, high = (
                 b.bind(b.load(b["qparams"], i), "q") for i in range(4)
@@ -42,7 +42,7 @@ class _Emitter:
             self.pool(0, 0, 0, 1, height * width, height * width)
             return b.finish()
         out_w = key.out_shape[1]
-        with b.loop(key.out_shape[0], "oh") as row:
+        with self.row_units.loop(key.out_shape[0], "oh") as row:
             top, rows = self.clip(row * key.strides[0] - key.pads[0], key.kernel[0], height)
             with b.loop(out_w, "ow") as col:
                 left, cols = self.clip(col * key.strides[1] - key.pads[1], key.kernel[1], width)
@@ -66,8 +66,9 @@ class _Emitter:
     ) -> None:  # fmt: skip
         b, key = self.b, self.key
         channels, width = key.in_shape[2], key.in_shape[1]
-        for channel, times, vectors, valid in self.blocks(channels):
-            with b.loop(times, "c") as step:
+        unit = 0
+        for channel, times, vectors, valid in block_runs(channels, self.lanes):
+            with self.block_units.loop(times, "c", start=unit) as step:
                 at = channel + step * (vectors * self.lanes)
                 acc = b.registers(vectors, "float32" if not self.integer else "int32", self.lanes)
                 for v in range(vectors):
@@ -79,17 +80,7 @@ class _Emitter:
                     value = self.finish(acc[v], count, taps if taps is not None else count)
                     place = pixel * channels + at + v * self.lanes
                     b.store_some(b["y"], place, b.bind(value), valid)
-
-    def blocks(self, channels: int) -> Iterator[tuple[int, int, int, int]]:
-        lanes = self.lanes
-        whole = channels // lanes
-        full, rest = divmod(whole, _AT_ONCE)
-        if full:
-            yield 0, full, _AT_ONCE, lanes
-        if rest:
-            yield full * _AT_ONCE * lanes, 1, rest, lanes
-        if channels % lanes:
-            yield whole * lanes, 1, 1, channels % lanes
+            unit += times
 
     def start(self) -> Expr:
         if self.key.op != "maxpool":
