@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgeopt.codegen import runner, schedules
-from edgeopt.codegen.abi import KernelFunction, symbol_of
+from edgeopt.codegen.abi import KernelFunction
 from edgeopt.codegen.lower import lower
 from edgeopt.codegen.order import order_for_memory
 from edgeopt.codegen.plan import check_plan, plan
@@ -15,6 +15,7 @@ from edgeopt.core.kernels import Kernel, KernelGraph, MemoryPlan
 from edgeopt.core.network import Array, Network
 from edgeopt.core.target import TargetSpec
 from edgeopt.pipeline.cache import StageCache
+from edgeopt.pipeline.kernel_store import Job, compiled, joined
 
 KERNEL_FILE = "kernels.o"
 
@@ -83,45 +84,19 @@ def make_artifact(network: Network, target: TargetSpec) -> Artifact:
 
 
 def build_kernels(artifact: Artifact, name: str, cache: StageCache) -> tuple[bytes, bool]:
-    """The relocatable object of an artifact's kernels, and whether the cache had it.
+    """The relocatable object of an artifact's kernels, and whether the cache had them all.
 
     Args:
         artifact: what to build.
         name: of the network; its symbols carry it as a prefix.
-        cache: of built objects.
+        cache: of compiled kernels.
     """
-    prefix = runner.kernel_prefix(name)
-    keys = [kernel.key for kernel in artifact.graph.kernels]
-    fallbacks = {
-        kernel.key: digest(kernel.payload) for kernel in artifact.fallbacks
-    }  # the key names the payload's digest as its variant; the code depends on the payload itself
-
-    def make() -> dict[str, bytes]:
-        from edgeopt.codegen import build
-
-        primfuncs = {}
-        for kernel in artifact.graph.kernels:
-            symbol = prefix + symbol_of(kernel.key)
-            if symbol in primfuncs:
-                continue
-            template = schedules.select(kernel.key, artifact.target)
-            if template is None:
-                from edgeopt.codegen import fallback
-
-                primfuncs[symbol] = fallback.primfunc(kernel, artifact.target)
-            else:
-                primfuncs[symbol] = template.primfunc(kernel.key, artifact.target)
-        return {KERNEL_FILE: build.compile_object(primfuncs, artifact.target)}
-
-    inputs = {
-        "prefix": prefix,
-        "target": artifact.target.digest_text,
-        "keys": "\n".join(str(key) for key in keys),
-        "fallbacks": "\n".join(f"{key} {value}" for key, value in fallbacks.items()),
-        "versions": versions_text(),
-    }
-    files, cached = cache.get_or_make("kernels", inputs, make)
-    return files[KERNEL_FILE], cached
+    jobs = [
+        Job(kernel.key, function.choice, kernel if function.template == "fallback" else None)
+        for kernel, function in zip(artifact.graph.kernels, artifact.functions, strict=True)
+    ]
+    objects, compiled_now = compiled(jobs, artifact.target, cache)
+    return joined(jobs, objects, prefix=runner.kernel_prefix(name)), not compiled_now
 
 
 def versions() -> dict[str, str]:

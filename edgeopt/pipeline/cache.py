@@ -38,7 +38,12 @@ class StageCache:
     root: Path | None
 
     def get_or_make(
-        self, stage: str, inputs: Mapping[str, str], make: Callable[[], Files]
+        self,
+        stage: str,
+        inputs: Mapping[str, str],
+        make: Callable[[], Files],
+        *,
+        code: str | None = None,
     ) -> tuple[Files, bool]:
         """The stage's files, and whether they came from the cache.
 
@@ -47,30 +52,51 @@ class StageCache:
             inputs: everything that can change the result, as text (digests of large things).
                 edgeopt's own code is always part of it.
             make: computes the files where the cache has none.
+            code: what stands for edgeopt's code; all of its files unless given.
         """
-        if self.root is None:
-            return make(), False
-        text = json.dumps([stage, source_digest(), sorted(inputs.items())])
-        folder = self.root / "stages" / f"{stage}-{digest(text.encode())[:32]}"
-        found = _read_entry(folder)
+        found = self.get(stage, inputs, code=code)
         if found is not None:
             return found, True
         files = make()
-        with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
-            _write_entry(folder, files)
+        self.put(stage, inputs, files, code=code)
         return files, False
+
+    def get(
+        self, stage: str, inputs: Mapping[str, str], *, code: str | None = None
+    ) -> Files | None:
+        """The stage's files, or None where the cache has none."""
+        folder = self._folder(stage, inputs, code)
+        return None if folder is None else _read_entry(folder)
+
+    def put(
+        self, stage: str, inputs: Mapping[str, str], files: Files, *, code: str | None = None
+    ) -> None:
+        """Keep the stage's files."""
+        folder = self._folder(stage, inputs, code)
+        if folder is not None:
+            with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
+                _write_entry(folder, files)
+
+    def _folder(self, stage: str, inputs: Mapping[str, str], code: str | None) -> Path | None:
+        if self.root is None:
+            return None
+        text = json.dumps([stage, code or source_digest(), sorted(inputs.items())])
+        return self.root / "stages" / f"{stage}-{digest(text.encode())[:32]}"
 
 
 def _read_entry(folder: Path) -> Files | None:
+    if not folder.is_dir():
+        return None
     try:
-        index = json.loads((folder / "index.json").read_text())
+        index = json.loads((folder / "index.json").read_bytes())
         files = {name: (folder / f"{i}.bin").read_bytes() for i, name in enumerate(index)}
-    except (OSError, ValueError):
-        return None
-    if any(digest(data) != index[name] for name, data in files.items()):
-        shutil.rmtree(folder, ignore_errors=True)
-        return None
-    return files
+        if all(digest(data) == index[name] for name, data in files.items()):
+            return files
+    except (OSError, ValueError, TypeError, RecursionError):
+        pass
+    # Broken: out of the way, or it could never be written again.
+    shutil.rmtree(folder, ignore_errors=True)
+    return None
 
 
 def _write_entry(folder: Path, files: Files) -> None:

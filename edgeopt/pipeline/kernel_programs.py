@@ -1,7 +1,7 @@
 """Programs made of single kernels, for measuring: benches of kernels, and whole networks.
 
-Kernels are compiled once, in batches whose objects are kept in the stage cache; the bench of a
-batch and every network that uses its kernels link the same object.
+Kernels are compiled once; the bench of a batch and every network that uses its kernels link the
+same objects.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from edgeopt.core.kernels import KernelGraph, OpKey
 from edgeopt.core.network import Array
 from edgeopt.pipeline.cache import StageCache
 from edgeopt.pipeline.kernel_constants import constants_of, input_bytes_of
+from edgeopt.pipeline.kernel_store import Job, compiled, joined
 
 if TYPE_CHECKING:
     from edgeopt.codegen.toolchain import Compiler
@@ -113,7 +114,6 @@ class KernelPrograms:
     engine: tuple[str, ...]
     work: Path
     cache: StageCache
-    _objects: dict[OpKey, bytes] = field(default_factory=dict, repr=False)
     _packed: dict[OpKey, Mapping[str, Array]] = field(default_factory=dict, repr=False)
     _compiler: Compiler | None = None
 
@@ -161,23 +161,11 @@ class KernelPrograms:
             self._compiler = toolchain.find(self.profile)
         return self._compiler
 
-    def _compile(self, keys: tuple[OpKey, ...]) -> bytes:
-        from edgeopt.pipeline.artifact import versions_text
-
-        def make() -> dict[str, bytes]:
-            from edgeopt.codegen.build import compile_kernels
-
-            return {"kernels.o": compile_kernels(keys, self.profile.target)}
-
-        inputs = {
-            "target": self.profile.target.digest_text,
-            "keys": "\n".join(map(str, keys)),
-            "versions": versions_text(),
-        }
-        files, _ = self.cache.get_or_make("bench-kernels", inputs, make)
-        for key in keys:
-            self._objects[key] = files["kernels.o"]
-        return files["kernels.o"]
+    def _compile(self, keys: Sequence[OpKey]) -> bytes:
+        """The kernels' objects as one."""
+        jobs = [Job(key) for key in dict.fromkeys(keys)]
+        objects, _ = compiled(jobs, self.profile.target, self.cache)
+        return joined(jobs, objects)
 
     def network(self, graph: KernelGraph) -> LocalProgram:
         """A program that times a whole network, with made-up constants.
@@ -198,10 +186,6 @@ class KernelPrograms:
                     hint="choose networks made of template kernels for calibration",
                 )  # fmt: skip
             functions.append(template.function(kernel.key, self.profile.target))
-        missing = tuple(dict.fromkeys(k for k in graph.keys if k not in self._objects))
-        if missing:
-            self._compile(missing)
-        objects = dict.fromkeys(self._objects[key] for key in graph.keys)
         scratch = {
             kernel.name: function.scratch_bytes
             for kernel, function in zip(graph.kernels, functions, strict=True)
@@ -211,7 +195,7 @@ class KernelPrograms:
             plan(graph, scratch, alignment=runner.BUFFER_ALIGNMENT_BYTES),
             functions,
             [self.packed(key) for key in graph.keys],
-            {f"kernels{index}.o": data for index, data in enumerate(objects)},
+            {"kernels.o": self._compile(graph.keys)},
             name=_NAME,
             origin=emit.Origin("edgeopt profile"),
             symbol_prefix="",

@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeopt import __version__, devices, latency
+from edgeopt import devices, latency
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import BoardError, EdgeoptError, InputError
 from edgeopt.core.estimates import LatencyModel
-from edgeopt.core.files import digest
 from edgeopt.core.kernels import OpKey
 from edgeopt.pipeline.cache import StageCache, default_cache_dir
+from edgeopt.pipeline.kernel_store import codegen_version
 
 if TYPE_CHECKING:
     from edgeopt.core.space import SearchSpace
@@ -28,16 +28,6 @@ if TYPE_CHECKING:
 
 QUICK = "quick"
 QUICK_KERNELS = 32
-
-
-def codegen_version() -> str:
-    """Names the generated code: the same for equal kernels from equal keys."""
-    from importlib.metadata import version
-
-    root = Path(__file__).resolve().parents[1] / "codegen"
-    files = sorted([*(root / "schedules").glob("*.py"), root / "build.py", root / "abi.py"])
-    mark = digest(b"".join(path.read_bytes() for path in files))[:12]
-    return f"edgeopt {__version__} {mark}, tvm {version('apache-tvm')}"
 
 
 def model_for(

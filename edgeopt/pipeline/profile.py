@@ -20,7 +20,8 @@ from edgeopt.core.kernels import OpKey
 from edgeopt.pipeline import enumerate as kernels
 from edgeopt.pipeline.cache import StageCache, default_cache_dir
 from edgeopt.pipeline.compile import Progress, no_progress
-from edgeopt.pipeline.local_table import QUICK, codegen_version, local_programs
+from edgeopt.pipeline.kernel_store import codegen_version
+from edgeopt.pipeline.local_table import QUICK, local_programs
 
 if TYPE_CHECKING:
     from edgeopt.core.space import SearchSpace

@@ -24,7 +24,8 @@ from edgeopt.pipeline import kernel_programs, local_table
 from edgeopt.pipeline.cache import StageCache
 from edgeopt.pipeline.kernel_constants import constants_of, input_bytes_of
 from edgeopt.pipeline.kernel_programs import KernelPrograms, LocalProgram, read_bench, time_networks
-from edgeopt.pipeline.local_table import QUICK, codegen_version, model_for, quick_table
+from edgeopt.pipeline.kernel_store import codegen_version
+from edgeopt.pipeline.local_table import QUICK, model_for, quick_table
 from edgeopt.pipeline.profile import ProfileRequest, parse_precisions, profile
 
 SPACE = load_space("cifar")
