@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,12 +32,18 @@ DOTPROD = TargetSpec(
     l1d_bytes=65536, l2_bytes=524288, cores=1,
 )  # fmt: skip
 
+I8MM = TargetSpec(
+    arch="aarch64", triple="aarch64-linux-gnu", mcpu="cortex-a78c",
+    features=frozenset({"neon", "dotprod", "i8mm"}), vector_bits=128, vector_registers=32,
+    l1d_bytes=65536, l2_bytes=524288, cores=1,
+)  # fmt: skip
 AVX512 = TargetSpec(
     arch="x86_64", triple="x86_64-linux-gnu", mcpu="cascadelake",
     features=frozenset({"avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq",
                         "avx512vnni"}),
     vector_bits=512, vector_registers=32, l1d_bytes=32768, l2_bytes=1048576, cores=1,
 )  # fmt: skip
+Case = tuple[list[np.ndarray], dict[str, np.ndarray]]
 DTYPES = {"f32": np.float32, "i8": np.int8}
 
 
@@ -111,7 +117,7 @@ def run(
     return output[:size].reshape(key.out_shape)
 
 
-def case(key: OpKey, seed: int) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+def case(key: OpKey, seed: int) -> Case:
     """Random inputs and constants of a key."""
     rng = np.random.default_rng(seed)
     integer = key.dtype == "i8"
@@ -359,13 +365,19 @@ int main(int argc, char **argv) {{
 
 
 def run_emulated(
-    keys: Sequence[OpKey], target: TargetSpec, folder: Path, gcc: str, qemu: str, seed: int = 0
+    keys: Sequence[OpKey],
+    target: TargetSpec,
+    folder: Path,
+    gcc: str,
+    qemu: str,
+    seed: int = 0,
+    make: Callable[[OpKey, int], Case] | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Run every kernel under qemu: (what it computed, what it must)."""
     (folder / "kernels.o").write_bytes(build.compile_kernels(keys, target))
     declarations, cases, blobs, wanted = [], [], [], []
     for index, key in enumerate(keys):
-        inputs, constants = case(key, seed + index)
+        inputs, constants = (make or case)(key, seed + index)
         call = arguments(key, target, inputs, constants)
         template = schedules.select(key, target)
         assert template is not None
@@ -388,6 +400,7 @@ def run_emulated(
         check=True, capture_output=True,
     )  # fmt: skip
     cpu = "cortex-a76" if "dotprod" in target.features else "cortex-a72"
+    cpu = "max" if "i8mm" in target.features else cpu
     subprocess.run(
         [qemu, "-cpu", cpu, program, str(folder / "in.bin"), str(folder / "out.bin")], check=True
     )

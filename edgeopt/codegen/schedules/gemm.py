@@ -9,7 +9,7 @@ import numpy as np
 
 from edgeopt.codegen.schedules import candidates, table
 from edgeopt.codegen.schedules.gemm_parts import parts_of
-from edgeopt.codegen.schedules.gemm_plan import Plan, plan_of
+from edgeopt.codegen.schedules.gemm_plan import Plan, plan_of, suited
 from edgeopt.codegen.schedules.isa import Isa, isa_of
 from edgeopt.codegen.schedules.template import (
     BYTES,
@@ -35,11 +35,11 @@ class Gemm(BaseTemplate):
 
     def plan(self, key: OpKey, target: TargetSpec) -> Plan:
         """The tiling of a key on a target."""
-        return plan_of(key, _isa(target), self.choice)
+        return plan_of(key, _isa(key, target), self.choice)
 
     def candidates(self, key: OpKey, target: TargetSpec) -> tuple[Choice, ...]:
         """Register tiles, loop orders, partial sums and bands near the model's best."""
-        return candidates.of_gemm(key, _isa(target))
+        return candidates.of_gemm(key, _isa(key, target))
 
     def consts(self, key: OpKey, target: TargetSpec) -> tuple[Const, ...]:
         """Weights and bias; for int8 the requantization as well."""
@@ -47,7 +47,8 @@ class Gemm(BaseTemplate):
         weights = Const("weights", key.dtype, plan.weight_elements)
         if key.dtype == "f32":
             return weights, Const("bias", "f32", plan.bias_elements)
-        return (weights, *requantization(key, plan.bias_elements))
+        extra = 1 if _isa(key, target).dot == "along" else 0
+        return (weights, *requantization(key, plan.bias_elements, extra))
 
     def scratch_bytes(self, key: OpKey, target: TargetSpec) -> int:
         """Bytes of the staged band of input rows."""
@@ -56,7 +57,7 @@ class Gemm(BaseTemplate):
 
     def parts(self, key: OpKey, target: TargetSpec) -> int:
         """Rows, tiles of a row, or panels of output channels apart."""
-        return parts_of(key, self.plan(key, target), _isa(target), target.threads)
+        return parts_of(key, self.plan(key, target), _isa(key, target), target.threads)
 
     def pack(
         self, key: OpKey, target: TargetSpec, constants: Mapping[str, Array]
@@ -70,28 +71,30 @@ class Gemm(BaseTemplate):
         spare = window.run_packed - window.run
         wide = plan.output_vectors * plan.lanes
         full = np.pad(grouped, ((0, 0), (0, wide - plan.outputs), (0, 0), (0, spare)))
-        steps = full.reshape(plan.groups, wide, plan.reduction // plan.pack, plan.pack)
+        isa = _isa(key, target)
         panels = []
         width = plan.vectors * plan.lanes
-        for group in steps:
+        for group in full:
             for start in range(0, wide, width):
-                panel = group[start : start + width]
-                panels.append(np.ascontiguousarray(panel.transpose(1, 0, 2)).reshape(-1))
+                panels.append(panel(isa, group[start : start + width], plan.pack))
         packed: dict[str, Array] = {"weights": np.concatenate(panels)}
         if key.dtype == "f32":
             packed["bias"] = by_group(
                 constants.get("b"), np.float32, plan.groups, wide, plan.outputs
             )
         else:
-            offset = 128 if _isa(target).unsigned else 0
+            offset = 128 if isa.unsigned else 0
             folded = fold_bias(constants, offset)
             packed["bias"] = by_group(folded, np.int32, plan.groups, wide, plan.outputs)
             packed["multiplier"] = by_group(
                 constants["multiplier"], np.float32, plan.groups, wide, plan.outputs
             )
-            packed["qparams"] = np.ascontiguousarray(constants["qparams"], np.int32)
+            qparams = np.ascontiguousarray(constants["qparams"], np.int32)
+            if isa.dot == "along":
+                qparams = np.append(qparams, np.int32(overflows(full)))
+            packed["qparams"] = qparams
             if is_table(key.activation):
-                packed["lut"] = table.pack(_isa(target), constants["lut"])
+                packed["lut"] = table.pack(isa, constants["lut"])
         return packed
 
     def primfunc(self, key: OpKey, target: TargetSpec) -> Any:
@@ -99,23 +102,43 @@ class Gemm(BaseTemplate):
         from edgeopt.codegen.schedules.gemm_code import emit
 
         sizes = {const.name: const.elements for const in self.consts(key, target)}
-        isa = _isa(target)
+        isa = _isa(key, target)
         return emit(self.function(key, target), self.plan(key, target), isa, sizes)
 
 
-def _isa(target: TargetSpec) -> Isa:
+def _isa(key: OpKey, target: TargetSpec) -> Isa:
     isa = isa_of(target)
     assert isa is not None
-    return isa
+    return suited(key, isa)
 
 
-def requantization(key: OpKey, channels: int) -> tuple[Const, ...]:
-    """Constants that turn int32 sums into int8."""
+def panel(isa: Isa, weights: Array, pack: int) -> Array:
+    """Weights [outputs, taps, run] in the order in which the inner loop reads them."""
+    outputs, taps, run = weights.shape
+    block = 2 * pack if isa.dot == "along" else pack
+    whole = run // block * block
+    pieces = []
+    for tap in range(taps):
+        blocks = weights[:, tap, :whole].reshape(outputs, -1, block)
+        pieces.append(blocks.transpose(1, 0, 2).reshape(-1))
+        pieces.append(weights[:, tap, whole:].reshape(-1))
+    return np.concatenate(pieces)
+
+
+def overflows(weights: Array) -> bool:
+    """Whether two products that are added in 16 bits can leave them: both weights are -128."""
+    run = weights.shape[-1] // 16 * 16
+    pairs = (weights[..., :run] == -128).reshape(*weights.shape[:-1], -1, 2, 8)
+    return bool(pairs.all(axis=-2).any())
+
+
+def requantization(key: OpKey, channels: int, extra: int = 0) -> tuple[Const, ...]:
+    """Constants that turn int32 sums into int8; ``extra`` more of ``qparams``."""
     table = (Const("lut", "i8", 256),) if is_table(key.activation) else ()
     return (
         Const("bias", "i32", channels),
         Const("multiplier", "f32", channels),
-        Const("qparams", "i32", 4),
+        Const("qparams", "i32", 4 + extra),
         *table,
     )
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from edgeopt.codegen.abi import KernelFunction
-from edgeopt.codegen.schedules import dot, table
+from edgeopt.codegen.schedules import dot, gemm_along, table
 from edgeopt.codegen.schedules.emit import (
     Builder,
     Expr,
@@ -54,6 +54,7 @@ class _Emitter:
             )
             self.zero_x = zero_x
             self.requantize = Requantizer(self.b, isa, zero_y, low, high)
+            self.exact = gemm_along.exact_flag(self.b, isa)
 
     def run(self) -> Any:
         b, plan = self.b, self.plan
@@ -207,19 +208,27 @@ class _Emitter:
         weights = channel * plan.reduction
         name = "int32" if self.integer else "float32"
         split = plan.split
-        acc = b.registers(split * pixels * vectors, name, plan.lanes)
         bias = [
             b.bind(b.load(b["bias"], channel + n * plan.lanes, plan.lanes)) for n in range(vectors)
         ]
-        for s in range(split):
-            for m in range(pixels):
-                for n in range(vectors):
-                    zero = const(0, name, plan.lanes)
-                    acc[(s * pixels + m) * vectors + n] = zero if s else bias[n]
+        along = self.integer and self.isa.dot in ("along", "matrix")
+        if along:
+            tile = gemm_along.Tile(b, self.isa, pixels, vectors, self.exact)
+            tile.start(bias)
+        else:
+            acc = b.registers(split * pixels * vectors, name, plan.lanes)
+            for s in range(split):
+                for m in range(pixels):
+                    for n in range(vectors):
+                        zero = const(0, name, plan.lanes)
+                        acc[(s * pixels + m) * vectors + n] = zero if s else bias[n]
         with b.loop(window.taps_h, "kh") as kh, b.loop(window.taps_w, "kw") as kw:
             at = base + kh * window.tap_h_stride + kw * window.tap_w_stride
             step = (kh * window.taps_w + kw) * (window.run_packed * vectors * plan.lanes)
-            self.reduce(acc, at, weights + step, pixels, vectors)
+            if along:
+                tile.reduce(self.source, at, window.col_stride, weights + step, window.run_packed)
+            else:
+                self.reduce(acc, at, weights + step, pixels, vectors)
         out = (first + row) * window.out_cols + col
         pixel = plan.groups * plan.outputs
         out = out * pixel + group * plan.outputs + vector * plan.lanes
@@ -233,7 +242,8 @@ class _Emitter:
                 b.bind(b.load(b["multiplier"], channel + n * plan.lanes, plan.lanes))
                 for n in range(vectors)
             ]
-            steps = [cast(acc[i], "float32") * scales[i % vectors] for i in range(pixels * vectors)]
+            sums = tile.totals() if along else [acc[i] for i in range(pixels * vectors)]
+            steps = [cast(v, "float32") * scales[i % vectors] for i, v in enumerate(sums)]
             self.requantize.store(b["y"], out, places, steps)
             return
         for i, (offset, some) in enumerate(places):

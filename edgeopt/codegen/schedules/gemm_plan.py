@@ -8,7 +8,7 @@ loop order come from a small cost model over the registers, load ports and cache
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from edgeopt.codegen.schedules.isa import Isa
@@ -229,9 +229,31 @@ def _tiled(
     )  # fmt: skip
 
 
+def suited(key: OpKey, isa: Isa) -> Isa:
+    """The target with the way of summing int8 products that suits a key.
+
+    Instructions that take eight neighbours of one reduction at once pay where runs are long
+    enough not to be mostly padding.
+    """
+    if key.dtype != "i8" or not (isa.matrix or isa.dot == "pair8"):
+        return isa
+    joined = key.groups == 1 and key.dilations[1] == 1
+    run = key.in_shape[-1] // key.groups * (key.kernel[1] if joined else 1)
+    if 4 * round_up(run, 8) > 5 * run:
+        return isa
+    if isa.matrix:
+        return isa if math.prod(key.out_shape[:-1]) == 1 else replace(isa, dot="matrix")
+    return replace(isa, dot="along")
+
+
 def fits(isa: Isa, pixels: int, vectors: int, integer: bool) -> bool:
     """Whether a tile and what its inner loop holds stay in registers."""
     accumulators = pixels * vectors
+    if integer and isa.dot == "along":
+        # four a vector of outputs; all activations and weights of a step, three products
+        return 4 * accumulators + pixels + min(4 * vectors, 4) + 3 <= isa.registers
+    if integer and isa.dot == "matrix":
+        return round_up(pixels, 2) * (vectors + 1) + 2 * vectors <= isa.registers
     if integer:
         # weights of the step, one broadcast (or one vector of each pixel), one product
         held = vectors + (pixels if isa.by_element else 1) + (2 if isa.dot == "pair8" else 1)
@@ -244,15 +266,25 @@ def fits(isa: Isa, pixels: int, vectors: int, integer: bool) -> bool:
     return accumulators + held <= isa.registers
 
 
+def _instructions(isa: Isa, rows: int, panel: int, pack: int) -> float:
+    """Instructions of one step of a tile where activations are read by element or as vectors."""
+    if pack == 8 and isa.dot == "along":
+        return 6.0 * rows * panel + panel + rows / 2 + 1.5
+    if pack == 8:
+        paired = round_up(rows, 2)
+        return paired * panel + panel + paired + 1.5
+    products = rows * panel * (2 if pack == 2 else 1)
+    chain = _LATENCY if rows * panel < _LATENCY else products
+    return chain + (panel + 1) // 2 + rows * (1.25 if pack == 2 else 0.25) + 0.75
+
+
 def _work(plan: Plan, isa: Isa, rows: int, panel: int) -> float:
     """Cycles of one tile, roughly."""
     steps = plan.reduction / plan.pack
     if isa.by_element:
         # The narrow cores issue loads and multiplications from the same few slots: count
-        # instructions, weights loaded in pairs and activations four steps at once.
-        chain = _LATENCY / (rows * panel) if rows * panel < _LATENCY else 1.0
-        per_step = rows * panel * chain + (panel + 1) // 2 + rows / 4 + 0.75
-        return per_step * steps + _TILE_CYCLES + 3.0 * rows * panel
+        # instructions, weights loaded in pairs and activations in whole vectors.
+        return _instructions(isa, rows, panel, plan.pack) * steps + 20.0 + 5.0 * rows * panel
     work = rows * panel / 2
     loads = (panel + rows) / 2
     split = 1 if rows * panel >= 8 else 8 // (rows * panel)

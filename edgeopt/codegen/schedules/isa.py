@@ -11,8 +11,11 @@ from edgeopt.core.target import TargetSpec
 #:   quad    four int8 pairs a lane in one instruction (sdot, vpdpbusd)
 #:   pair16  two int16 pairs a lane (vpmaddwd); activations are widened into scratch once
 #:   pair8   two int8 pairs a lane by a widening multiply and a pairwise add (smull, sadalp)
+#:   along   eight int8 pairs of one output, summed over the lanes at the end (smull, smlal,
+#:           sadalp): the lanes run along the reduction instead of over outputs
+#:   matrix  eight int8 pairs of each of two pixels and two outputs (smmla)
 #:   plain   one product a lane, whatever the compiler finds
-DotMode = Literal["quad", "pair16", "pair8", "plain"]
+DotMode = Literal["quad", "pair16", "pair8", "along", "matrix", "plain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +30,15 @@ class Isa:
     by_element: bool  # multiplies by one lane of a register, so activations load as vectors
     fused: bool  # has fused multiply-add
     byte_shuffle: bool  # looks 16 bytes up at once
+    matrix: bool  # multiplies 2x8 by 8x2 int8 in one instruction
     l1d_bytes: int
     l2_bytes: int
 
     @property
     def pack(self) -> int:
         """Consecutive input channels that one lane of an integer dot product consumes."""
-        return {"quad": 4, "pair16": 2, "pair8": 2, "plain": 1}[self.dot]
+        sizes = {"quad": 4, "pair16": 2, "pair8": 2, "along": 8, "matrix": 8, "plain": 1}
+        return sizes[self.dot]
 
     @property
     def stage_dtype(self) -> str:
@@ -75,6 +80,7 @@ def isa_of(target: TargetSpec) -> Isa | None:
         by_element=arm,
         byte_shuffle=arm or (target.arch == "x86_64" and "avx2" in features),
         fused=arm or "fma" in features or lanes == 16,
+        matrix=arm and "i8mm" in features,
         l1d_bytes=target.l1d_bytes or 32768,
         l2_bytes=target.l2_bytes or 262144,
     )

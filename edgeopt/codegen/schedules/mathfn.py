@@ -17,7 +17,9 @@ from edgeopt.codegen.schedules.emit import (
     const,
     dtype_of,
     intrinsic,
+    join,
     part,
+    powers,
     reinterpret,
     shuffle,
     vector_type,
@@ -181,11 +183,13 @@ class Requantizer:
     def __init__(self, b: Builder, isa: Isa, zero: Expr, lo: Expr, hi: Expr) -> None:
         self._b = b
         self.packs = isa.arch == "x86_64" and isa.lanes == 8
+        self._narrows = isa.arch == "aarch64"
         self._low = b.bind(cast(lo - zero, "float32"), "low")
         self._high = b.bind(cast(hi - zero, "float32"), "high")
         self._offset = b.bind(zero - tirx.const(_MAGIC_BITS, "int32"), "offset")
         self._zero = b.bind(cast(zero, "int16"), "zero")
         self._least = b.bind(cast(lo, "int8"), "least")
+        self._most = b.bind(cast(hi, "int8"), "most")
 
     def __call__(self, steps: Expr) -> Expr:
         """Int8 lanes from float32 lanes."""
@@ -209,6 +213,10 @@ class Requantizer:
         them: of each eight, four in the first vector and four in the second. Only AVX2's packs
         undo that on their way.
         """
+        if self._narrows:
+            assert not paired
+            self._narrowed(buffer, base, places, steps)
+            return
         if not self.packs:
             assert not paired
             for (offset, valid), v in zip(places, steps, strict=True):
@@ -231,6 +239,60 @@ class Requantizer:
                 valid = 8 * (run - 1) + min(wanted[at + run - 1][1], 8)
                 self._b.store_some(buffer, base + offset, value, valid)
                 at += run
+
+    def _narrowed(
+        self, buffer: Buffer, base: Expr, places: Sequence[tuple[int, int]], steps: Sequence[Expr]
+    ) -> None:
+        """Up to four vectors of four at a time, rounded by the conversion, narrowed saturating.
+
+        Saturation in 16 and then 8 bits is past the clamps, so it changes nothing.
+        """
+        b = self._b
+        for start in range(0, len(steps), 4):
+            group, wanted = steps[start : start + 4], places[start : start + 4]
+            words = [
+                intrinsic("llvm.aarch64.neon.fcvtns.v4i32.v4f32", "int32x4", b.bind(v))
+                for v in group
+            ]
+            halves = []
+            for first in range(0, len(words), 2):
+                pair = [
+                    intrinsic("llvm.aarch64.neon.sqxtn.v4i16", "int16x4", b.bind(w))
+                    for w in words[first : first + 2]
+                ]
+                half = b.bind(join(pair if len(pair) == 2 else pair * 2))
+                zero = bcast(self._zero, 8)
+                half = intrinsic("llvm.aarch64.neon.sqadd.v8i16", "int16x8", half, zero)
+                halves.append(
+                    b.bind(intrinsic("llvm.aarch64.neon.sqxtn.v8i8", "int8x8", b.bind(half)))
+                )
+            whole = b.bind(join(halves))
+            lanes = 8 * len(halves)
+            whole = tirx.max(whole, bcast(self._least, lanes))
+            whole = b.bind(tirx.min(whole, bcast(self._most, lanes)))
+            self._store_fours(buffer, base, wanted, whole)
+
+    def _store_fours(
+        self, buffer: Buffer, base: Expr, wanted: Sequence[tuple[int, int]], whole: Expr
+    ) -> None:
+        """Store vectors of four bytes each at its place, neighbours together."""
+        at = 0
+        while at < len(wanted):
+            offset, valid = wanted[at]
+            run = 1
+            while (
+                at + run < len(wanted)
+                and wanted[at + run - 1][1] >= 4
+                and wanted[at + run][0] == offset + 4 * run
+            ):
+                run += 1
+            valid = 4 * (run - 1) + min(wanted[at + run - 1][1], 4)
+            if valid > 0:
+                for first, length in powers(valid):
+                    self._b.store(
+                        buffer, base + offset + first, part(whole, 4 * at + first, length)
+                    )
+            at += run
 
     def _pack(self, group: list[Expr], paired: bool) -> Expr:
         """32 bytes from four vectors."""
