@@ -21,6 +21,9 @@ from edgeopt.core.network import Array
 #: Fixed C of the host programs, copied into every bundle as it is.
 PROGRAM_FILES = ("edgeopt_program.h", "support.c", "bench.c", "infer.c", "self_test.c")
 
+#: Fixed C of networks for several threads.
+POOL_FILES = ("include/edgeopt_pool.h", "src/edgeopt_pool.c")
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -148,6 +151,8 @@ def render(
             raise ValueError(f"kernel file {file_name!r} is neither .o nor .c")
         files[f"kernels/{file_name}"] = content
     files |= {f"programs/{f}": runtime_file(f) for f in PROGRAM_FILES}
+    if model.threads > 1:
+        files |= {path: runtime_file(path.rpartition("/")[2]) for path in POOL_FILES}
     if vectors is not None:
         files |= vectors.files()
     return Code(name, model, dict(sorted(files.items())), lines)

@@ -56,6 +56,7 @@ def build(
             target.write_bytes(content)
     sources = sorted(p for p in files if p.startswith(("src/", "kernels/")) and p.endswith(".c"))
     objects = [work / p for p in sorted(files) if p.startswith("kernels/") and p.endswith(".o")]
+    threaded = any(p.endswith("edgeopt_pool.c") for p in sources)
     shared = [_compile(compiler, work, p, {}, flags) for p in sources if p != f"src/{net}.c"]
     support = _compile(compiler, work, "programs/support.c", {}, flags)
     paths = {}
@@ -67,7 +68,10 @@ def build(
             for p in (f"src/{net}.c", f"programs/{net}_program.c", f"programs/{main}")
         ]
         paths[program] = work / program
-        toolchain.link(compiler, [*own, *shared, support, *objects], paths[program], work=work)
+        toolchain.link(
+            compiler, [*own, *shared, support, *objects], paths[program], work=work,
+            flags=("-pthread",) if threaded else (),
+        )  # fmt: skip
     return Built(paths, compiler)
 
 

@@ -32,6 +32,9 @@ STATUSES = (
     ("ERROR_SELF_TEST", "the outputs differ from the reference"),
 )
 
+#: Threads of a pool at most: EDGEOPT_POOL_MAX_THREADS of runtime/edgeopt_pool.h.
+MAX_THREADS = 16
+
 #: Alignment that plans should give buffers: a cache line, so that no vector access is split.
 #: Kernels rely on less (`ACTIVATION_ALIGNMENT_BYTES`).
 BUFFER_ALIGNMENT_BYTES = 64
@@ -84,6 +87,7 @@ class CallView:
     key: str
     digest: str
     arguments: tuple[str, ...]
+    parts: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +154,11 @@ class RunnerModel:
     constants: tuple[ConstantView, ...]
     vectors: VectorsView | None
 
+    @property
+    def threads(self) -> int:
+        """How many threads the network can use; with 1 there is nothing of threads in its code."""
+        return max((call.parts for call in self.calls), default=1)
+
 
 def statuses() -> tuple[Status, ...]:
     """The status codes in order."""
@@ -208,6 +217,7 @@ def build(
                 key=names.comment(str(kernel.key), 1000),
                 digest=kernel.key.digest,
                 arguments=_arguments(storage, index, kernel, function, values, pool, uses),
+                parts=function.parts,
             )
         )
     if vectors is not None:
@@ -274,6 +284,8 @@ def _arguments(
             array = pool.add(values[arg.name], arg.dtype)
             uses.setdefault(array.symbol, []).append(f"{arg.name} of kernel {index}")
             arguments.append(f"{array.symbol}.values")
+        elif arg.kind == "part":
+            arguments.append("part")
         else:
             scratch_bytes = function.scratch_bytes
             if scratch_bytes == 0:
@@ -296,6 +308,8 @@ def prototype(args: Sequence[Arg]) -> str:
     for arg in args:
         if arg.kind == "scratch":
             parts.append("void *")
+        elif arg.kind == "part":
+            parts.append(c_type(arg.dtype))
         else:
             const = "" if arg.kind == "output" else "const "
             parts.append(f"{const}{c_type(arg.dtype)} *")

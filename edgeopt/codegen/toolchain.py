@@ -248,7 +248,14 @@ def compile_object(
     )  # fmt: skip
 
 
-def link(compiler: Compiler, objects: Sequence[Path], output: Path, *, work: Path) -> None:
+def link(
+    compiler: Compiler,
+    objects: Sequence[Path],
+    output: Path,
+    *,
+    work: Path,
+    flags: Sequence[str] = (),
+) -> None:
     """Link a program: statically when it is for another machine than this one.
 
     Raises:
@@ -257,7 +264,7 @@ def link(compiler: Compiler, objects: Sequence[Path], output: Path, *, work: Pat
     static = ("-static",) if compiler.arch != host_arch() or compiler.zig else ()
     run(
         (
-            *compiler.argv, *compiler.c_flags, *static, *(str(o) for o in objects),
+            *compiler.argv, *compiler.c_flags, *flags, *static, *(str(o) for o in objects),
             *compiler.link_flags, "-lm", "-o", str(output),
         ),
         compiler=compiler, cwd=work,

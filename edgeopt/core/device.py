@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -69,6 +69,8 @@ class DeviceProfile:
         ram_bytes: memory that a deployment may use in all.
         flash_bytes: read-only memory for code and weights; None where storage is no concern.
         precisions: what kernels may compute in: ``f32``, ``i8``.
+        threads: how many threads networks are to use; a deployment's choice, no figure of the
+            device, and 1 unless `with_threads` says otherwise.
         folder: where the profile was read from; tables lie beside it. None for a probed device.
     """
 
@@ -97,6 +99,7 @@ class DeviceProfile:
     provenance: Mapping[str, Provenance]
     regions: tuple[MemoryRegion, ...] = ()
     notes: str = ""
+    threads: int = 1
     folder: Path | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -124,7 +127,21 @@ class DeviceProfile:
             l1d_bytes=self.l1d_bytes or 0,
             l2_bytes=self.l2_bytes or 0,
             cores=self.cores,
+            threads=self.threads,
         )
+
+    def with_threads(self, threads: int) -> DeviceProfile:
+        """The same device, for networks that use so many threads.
+
+        Raises:
+            InputError: the device has fewer cores.
+        """
+        if not 1 <= threads <= self.cores:
+            raise InputError(
+                f"device {self.name} cannot run {threads} threads at once", where="--threads",
+                hint=f"it has {self.cores} core{'s' if self.cores > 1 else ''}",
+            )  # fmt: skip
+        return replace(self, threads=threads)
 
     @property
     def fingerprint(self) -> str:

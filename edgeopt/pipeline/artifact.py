@@ -10,9 +10,8 @@ from edgeopt.codegen.abi import KernelFunction
 from edgeopt.codegen.lower import lower
 from edgeopt.codegen.order import order_for_memory
 from edgeopt.codegen.plan import check_plan, plan
-from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.files import digest
-from edgeopt.core.kernels import Kernel, KernelGraph, MemoryPlan, OpKey
+from edgeopt.core.kernels import Kernel, KernelGraph, MemoryPlan
 from edgeopt.core.network import Array, Network
 from edgeopt.core.target import TargetSpec
 from edgeopt.pipeline.cache import StageCache
@@ -56,15 +55,8 @@ class Artifact:
         return tuple(kernel for kernel, function in pairs if function.template == "fallback")
 
 
-def make_artifact(
-    network: Network, target: TargetSpec, choices: Mapping[OpKey, Choice] | None = None
-) -> Artifact:
+def make_artifact(network: Network, target: TargetSpec) -> Artifact:
     """Lower a network, choose a function for each kernel, pack constants, plan the memory.
-
-    Args:
-        network: with its constants.
-        target: the processor.
-        choices: measured tilings; other kernels are tiled as their templates' models say.
 
     Raises:
         InputError: an operator that nothing can compile, by name.
@@ -72,9 +64,8 @@ def make_artifact(
     graph = order_for_memory(lower(network))
     functions = []
     constants = []
-    known = choices or {}
     for kernel in graph.kernels:
-        template = schedules.select(kernel.key, target, known.get(kernel.key, MODEL))
+        template = schedules.select(kernel.key, target)
         if template is None:
             from edgeopt.codegen import fallback
 

@@ -55,4 +55,5 @@ static const edgeopt_tensor tensors[] = {{"x", "f32", 16}, {"y", "f32", 16}};
 static const char *const keys[] = {"double", "increment"};
 
 const edgeopt_program edgeopt_the_program = {
-    "example", 16, 64, 1, 1, 2, &tensors[0], &tensors[1], keys, init, run, self_test, status_text};
+    "example", 16, 64, 1, 1, 2, &tensors[0], &tensors[1], keys, init, run, self_test, status_text,
+    1, NULL};

@@ -1,9 +1,10 @@
 /* bench: times whole runs of the network and prints one JSON object.
  *
- *     bench [--runs N] [--min-ms T] [--warmup N] [--cpu C] [--samples]
+ *     bench [--runs N] [--min-ms T] [--warmup N] [--cpu C] [--samples] [--threads N]
  *
  * At least N runs and at least T milliseconds are measured, after N warm-up runs and 50 ms of
- * them. Built with EDGEOPT_PROFILE it also times every kernel; its whole-run times then include
+ * them. Threads are as many as the network was compiled for, unless --threads says otherwise; --cpu
+ * pins the one that calls the network. Built with EDGEOPT_PROFILE it also times every kernel; its whole-run times then include
  * reading the clock between kernels.
  *
  * SPDX-License-Identifier: Apache-2.0 */
@@ -39,6 +40,7 @@ static void run(const void *const *inputs, void *const *outputs) {
 int main(int argc, char **argv) {
     const edgeopt_program *p = &edgeopt_the_program;
     long runs = 50, warmup = 5, min_ms = 200;
+    const char *threads = NULL, *cpu = NULL;
     int print_samples = 0, arg;
     uint64_t seed = 0x9E3779B97F4A7C15u, begin, total_ns = 0;
     uint64_t *samples = (uint64_t *)edgeopt_alloc(MAX_SAMPLES * sizeof *samples, 64);
@@ -61,12 +63,14 @@ int main(int argc, char **argv) {
         } else if (strcmp(argv[arg], "--warmup") == 0) {
             warmup = edgeopt_number("--warmup", value, 0, 1000000);
         } else if (strcmp(argv[arg], "--cpu") == 0) {
-            if (edgeopt_pin(edgeopt_number("--cpu", value, 0, 4096)) != 0) {
-                edgeopt_fail(2, "cannot pin to processor", value);
-            }
+            (void)edgeopt_number("--cpu", value, 0, 4096);
+            cpu = value;
+        } else if (strcmp(argv[arg], "--threads") == 0) {
+            (void)edgeopt_number("--threads", value, 1, 16);
+            threads = value;
         } else {
             edgeopt_fail(2, "usage: bench [--runs N] [--min-ms T] [--warmup N] [--cpu C]",
-                         "[--samples]");
+                         "[--samples] [--threads N]");
         }
         ++arg;
     }
@@ -82,6 +86,10 @@ int main(int argc, char **argv) {
     }
     if (p->init(arena, p->arena_bytes) != 0) {
         edgeopt_fail(1, "the network refuses its arena", "");
+    }
+    edgeopt_start_threads(p, threads);
+    if (cpu != NULL && edgeopt_pin(edgeopt_number("--cpu", cpu, 0, 4096)) != 0) {
+        edgeopt_fail(2, "cannot pin to processor", cpu);
     }
 
     begin = edgeopt_now_ns();

@@ -34,6 +34,8 @@ typedef struct {
     int (*run)(const void *const *inputs, void *const *outputs);
     int (*self_test)(void); /* NULL without embedded vectors */
     const char *(*status_text)(int status);
+    int32_t threads;                     /* that the network was compiled for */
+    int (*use_threads)(int32_t threads); /* after init, once; NULL where that is one thread */
 } edgeopt_program;
 
 /* Defined by the generated programs/<name>_program.c. */
@@ -66,6 +68,10 @@ double edgeopt_quantile(const uint64_t *sorted, size_t count, double fraction);
 
 /* Whole decimal number within [low, high]; exits with a message naming `option` otherwise. */
 long edgeopt_number(const char *option, const char *text, long low, long high);
+
+/* Starts the program's threads after init, as many as --threads says (`text`), or as the network
+ * was compiled for where it is NULL. */
+void edgeopt_start_threads(const edgeopt_program *program, const char *text);
 
 /* Prints "program: message" on stderr and exits with `code`. */
 void edgeopt_fail(int code, const char *message, const char *detail);

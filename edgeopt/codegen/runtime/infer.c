@@ -1,6 +1,6 @@
 /* infer: runs the network on raw tensors.
  *
- *     infer [INPUT [OUTPUT]]
+ *     infer [--threads N] [INPUT [OUTPUT]]
  *
  * INPUT (default: standard input, also "-") holds any number of input sets back to back, each the
  * bytes of every input in order; OUTPUT (default: standard output) receives the outputs likewise.
@@ -30,14 +30,16 @@ static FILE *open_file(const char *path, const char *mode, FILE *standard) {
 
 int main(int argc, char **argv) {
     const edgeopt_program *p = &edgeopt_the_program;
-    FILE *source = open_file(argc > 1 ? argv[1] : NULL, "rb", stdin);
-    FILE *sink = open_file(argc > 2 ? argv[2] : NULL, "wb", stdout);
+    int given = argc > 2 && strcmp(argv[1], "--threads") == 0 ? 2 : 0; /* words of options */
+    const char *threads = given ? argv[2] : NULL;
+    FILE *source = open_file(argc > given + 1 ? argv[given + 1] : NULL, "rb", stdin);
+    FILE *sink = open_file(argc > given + 2 ? argv[given + 2] : NULL, "wb", stdout);
     void *arena = edgeopt_alloc(p->arena_bytes, p->arena_alignment);
     void **inputs = (void **)edgeopt_alloc(p->input_count * sizeof *inputs, sizeof *inputs);
     void **outputs = (void **)edgeopt_alloc(p->output_count * sizeof *outputs, sizeof *outputs);
     size_t i;
-    if (argc > 3) {
-        edgeopt_fail(2, "usage:", "infer [INPUT [OUTPUT]]");
+    if (argc > given + 3) {
+        edgeopt_fail(2, "usage:", "infer [--threads N] [INPUT [OUTPUT]]");
     }
     for (i = 0; i < p->input_count; ++i) {
         inputs[i] = edgeopt_alloc(p->inputs[i].bytes, 64);
@@ -46,6 +48,7 @@ int main(int argc, char **argv) {
         outputs[i] = edgeopt_alloc(p->outputs[i].bytes, 64);
     }
     check(p->init(arena, p->arena_bytes));
+    edgeopt_start_threads(p, threads);
     for (;;) {
         for (i = 0; i < p->input_count; ++i) {
             size_t got = fread(inputs[i], 1, p->inputs[i].bytes, source);

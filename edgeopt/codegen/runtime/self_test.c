@@ -14,6 +14,7 @@ int main(void) {
         return 0;
     }
     if (status == 0) {
+        edgeopt_start_threads(p, NULL);
         status = p->self_test();
     }
     (void)printf("%s: %s\n", p->name, status == 0 ? "self-test passed" : p->status_text(status));

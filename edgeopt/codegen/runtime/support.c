@@ -126,6 +126,16 @@ long edgeopt_number(const char *option, const char *text, long low, long high) {
     return value;
 }
 
+void edgeopt_start_threads(const edgeopt_program *p, const char *text) {
+    long threads = text == NULL ? p->threads : edgeopt_number("--threads", text, 1, 16);
+    if (threads > 1 && p->use_threads == NULL) {
+        edgeopt_fail(2, "the network was compiled for one thread, not", text);
+    }
+    if (threads > 1 && p->use_threads((int32_t)threads) != 0) {
+        edgeopt_fail(1, "the threads cannot be started", "");
+    }
+}
+
 void edgeopt_fail(int code, const char *message, const char *detail) {
     (void)fprintf(stderr, "error: %s %s\n", message, detail);
     exit(code);
