@@ -37,6 +37,9 @@ def run(
     networks: Annotated[
         int, typer.Option(min=0, max=1000, help="Whole networks to time in each precision.")
     ] = 16,
+    tiles: Annotated[
+        bool, typer.Option("--tiles/--no-tiles", help="Measure tilings; time the best of each.")
+    ] = True,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue a measurement that was cut off.")
     ] = False,
@@ -68,6 +71,7 @@ def run(
         force=force,
         budget_s=None if minutes is None else 60 * minutes,
         networks=networks,
+        tiles=tiles,
         profile_dirs=tuple(profile_dir or ()),
     )
     report = profile(request, Stages(len(STAGES), quiet=quiet or as_json))
@@ -80,6 +84,7 @@ def run(
             "runtime": report.table.runtime,
             "kernels": len(report.table.entries),
             "measured": report.measured,
+            "tilings": {str(key): str(choice) for key, choice in report.table.choices.items()},
             "skipped": {str(key): why for key, why in report.skipped.items()},
             "unfinished": [str(key) for key in report.unfinished],
             "calibration": None if calibration is None else asdict(calibration),
@@ -96,6 +101,9 @@ def run(
     ]
     if medians:
         rows.append(("range", f"{show_duration(medians[0])} to {show_duration(medians[-1])}"))
+    if report.table.choices:
+        faster = len(report.table.choices)
+        rows.append(("tilings", f"{faster} kernels run faster with another than the model's"))
     if report.skipped:
         rows.append(("cannot be timed", f"{len(report.skipped)} kernels: {_first(report.skipped)}"))
     if report.unfinished:

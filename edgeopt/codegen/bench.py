@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from edgeopt.codegen.carrays import BYTES, Pool, c_type, words
 from edgeopt.codegen.emit import render_template, runtime_file
 from edgeopt.codegen.runner import prototype
 from edgeopt.codegen.toolchain import STRICT_FLAGS, Compiler
+from edgeopt.core.choice import Choice
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.network import Array
 
@@ -72,21 +74,32 @@ def render_kernel_bench(
     """The C of a bench program.
 
     Args:
-        functions: of different keys.
+        functions: of different keys or tilings. A program's arguments name a kernel by its key's
+            digest, or by its `identity` where several tilings of it are there.
         constants: packed constants of each, in order; shapes and types matter, values of large
             ones do not.
         symbol_prefix: in front of each function's symbol.
         input_bytes: sizes of the inputs by key digest, where the key does not bound them.
 
     Raises:
-        ValueError: a constant is missing, or two functions have the same key.
+        ValueError: a constant is missing, or two functions have the same key and tiling.
     """
-    if len({f.key.digest for f in functions}) != len(functions):
-        raise ValueError("two functions have the same key")
+    if len({f.symbol for f in functions}) != len(functions):
+        raise ValueError("two functions have the same key and tiling")
+    keys = Counter(function.key for function in functions)
     pool = Pool("constant_")
     sizes = input_bytes or {}
     kernels = [
-        _kernel(function, values, pool, symbol_prefix, sizes.get(function.key.digest))
+        _kernel(
+            function,
+            values,
+            pool,
+            symbol_prefix,
+            sizes.get(function.key.digest),
+            identity(function.key, function.choice)
+            if keys[function.key] > 1
+            else function.key.digest,
+        )
         for function, values in zip(functions, constants, strict=True)
     ]
     arrays = [
@@ -96,12 +109,18 @@ def render_kernel_bench(
     return {"kernel_table.c": table, **{name: runtime_file(name) for name in _FILES}}
 
 
+def identity(key: OpKey, choice: Choice) -> str:
+    """What a program of several tilings of a kernel calls one of them."""
+    return f"{key.digest}_{choice}"
+
+
 def _kernel(
     function: KernelFunction,
     values: Mapping[str, Array],
     pool: Pool,
     prefix: str,
     input_bytes: Sequence[int] | None,
+    name: str,
 ) -> KernelView:
     remaining = list(input_bytes or ())
     views = []
@@ -131,7 +150,7 @@ def _kernel(
             const = "" if arg.kind == "output" else "const "
             arguments.append(f"({const}{c_type(arg.dtype)} *){expression}")
     return KernelView(
-        digest=function.key.digest,
+        digest=name,
         comment=names.comment(str(function.key), 1000),
         symbol=prefix + function.symbol,
         prototype=prototype(function.args),

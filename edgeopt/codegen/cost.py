@@ -14,6 +14,7 @@ from types import MappingProxyType
 from edgeopt.codegen import schedules
 from edgeopt.codegen.lower import lower_shapes
 from edgeopt.codegen.plan import plan
+from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.kernels import Kernel, KernelGraph, MemoryPlan, OpKey
 from edgeopt.core.network import DTYPE_BYTES, Network
 from edgeopt.core.target import TargetSpec
@@ -79,15 +80,17 @@ class _KernelCost:
 
 
 # One table a target: looking a key up must not hash the target each time.
-_KNOWN: dict[TargetSpec, dict[OpKey, _KernelCost]] = {}
+_KNOWN: dict[TargetSpec, dict[tuple[OpKey, Choice], _KernelCost]] = {}
+Choices = Mapping[OpKey, Choice]
+_NONE: Choices = MappingProxyType({})
 
 
-def _table(target: TargetSpec) -> dict[OpKey, _KernelCost]:
+def _table(target: TargetSpec) -> dict[tuple[OpKey, Choice], _KernelCost]:
     return _KNOWN.setdefault(target, {})
 
 
-def _kernel_cost(key: OpKey, target: TargetSpec) -> _KernelCost:
-    template = schedules.select(key, target)
+def _kernel_cost(key: OpKey, target: TargetSpec, choice: Choice) -> _KernelCost:
+    template = schedules.select(key, target, choice)
     if template is None:
         # The fallback packs nothing: weights as they are, and a bias.
         stored = key.weight_count * DTYPE_BYTES[key.dtype]
@@ -97,13 +100,16 @@ def _kernel_cost(key: OpKey, target: TargetSpec) -> _KernelCost:
     return _KernelCost(scratch, template.packed_bytes(key, target), code_bytes(key))
 
 
-def _costs(keys: Iterable[OpKey], target: TargetSpec) -> list[_KernelCost]:
+def _costs(
+    keys: Iterable[OpKey], target: TargetSpec, choices: Choices = _NONE
+) -> list[_KernelCost]:
     table = _table(target)
     found = []
     for key in keys:
-        cost = table.get(key)
+        choice = choices.get(key, MODEL)
+        cost = table.get((key, choice))
         if cost is None:
-            cost = table[key] = _kernel_cost(key, target)
+            cost = table[key, choice] = _kernel_cost(key, target, choice)
         found.append(cost)
     return found
 
@@ -153,19 +159,22 @@ def _code(kernels: Iterable[Kernel], costs: Iterable[_KernelCost]) -> int:
     return sum(distinct.values())
 
 
-def evaluate(network: Network, precision: str, target: TargetSpec) -> NetworkCost:
+def evaluate(
+    network: Network, precision: str, target: TargetSpec, choices: Choices = _NONE
+) -> NetworkCost:
     """Lower a shape-only float network and say what it takes on a target.
 
     Args:
         network: shapes suffice; constants are ignored for ``i8``.
         precision: ``f32``, or ``i8`` for the network that quantization will make.
         target: the processor, which decides scratch and how constants are packed.
+        choices: measured tilings, which decide scratch as well.
 
     Raises:
         InputError: an unknown precision, or an operator that no kernel can compute.
     """
     graph = lower_shapes(network, precision)
-    costs = _costs(graph.keys, target)
+    costs = _costs(graph.keys, target, choices)
     planned = plan(graph, [cost.scratch_bytes for cost in costs], ALIGNMENT_BYTES)
     return NetworkCost(
         keys=graph.keys,

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
 
+from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.errors import InputError, suggest
 from edgeopt.core.files import read_bytes, write_atomic
 from edgeopt.core.kernels import OpKey
@@ -36,6 +37,7 @@ class Measurement:
         outliers: samples above three times the median; they are kept, and counted here.
         windows: separate visits to the kernel, interleaved with the others.
         disturbed: windows visibly slower than the kernel's best, left out of the median.
+        choice: the tiling that was timed: the best of those measured, or the model's.
     """
 
     median_ns: float
@@ -44,6 +46,7 @@ class Measurement:
     outliers: int = 0
     windows: int = 1
     disturbed: int = 0
+    choice: Choice = MODEL
 
     def __post_init__(self) -> None:
         good = math.isfinite(self.median_ns) and self.median_ns > 0
@@ -132,6 +135,11 @@ class LatencyTable:
             calibration=newer.calibration or self.calibration,
         )
 
+    @property
+    def choices(self) -> dict[OpKey, Choice]:
+        """The kernels that ran best with another tiling than the model's, and which."""
+        return {k: entry.choice for k, entry in self.entries.items() if entry.choice != MODEL}
+
     def ratios(self, other: LatencyTable) -> dict[OpKey, float]:
         """``other``'s median / this one's, for the kernels both have."""
         return {
@@ -159,7 +167,10 @@ class LatencyTable:
         }
         lines = [json.dumps(header, ensure_ascii=False)]
         for text, entry in sorted((str(key), value) for key, value in self.entries.items()):
-            lines.append(json.dumps({"key": text, **asdict(entry)}))
+            values = {**asdict(entry), "choice": str(entry.choice)}
+            if entry.choice == MODEL:
+                del values["choice"]
+            lines.append(json.dumps({"key": text, **values}))
         write_atomic(path, "\n".join(lines) + "\n")
 
 
@@ -188,9 +199,9 @@ def load_table(path: Path) -> LatencyTable:
     if len(lines) > MAX_ENTRIES:
         _refuse(path, MAX_ENTRIES, f"more than {MAX_ENTRIES} lines")
     entries: dict[OpKey, Measurement] = {}
-    names = ("key", *(item.name for item in fields(Measurement)))
+    names = ("key", *(item.name for item in fields(Measurement) if item.name != "choice"))
     for number, line in enumerate(lines[1:], start=2):
-        values = _object(line, path, number, names)
+        values = _object(line, path, number, names, ("choice",))
         try:
             key = OpKey.parse(_typed(values.pop("key"), str, "key", path, number))
             entry = Measurement(
@@ -200,6 +211,9 @@ def load_table(path: Path) -> LatencyTable:
                     name: _typed(values[name], int, name, path, number)
                     for name in ("samples", "outliers", "windows", "disturbed")
                 },
+                choice=Choice.parse(
+                    _typed(values.get("choice", str(MODEL)), str, "choice", path, number)
+                ),
             )
         except InputError as error:
             if error.where.startswith(str(path)):
@@ -242,17 +256,25 @@ def _refuse(path: Path, line: int, what: str) -> NoReturn:
     raise InputError(what, where=f"{path}:{line}", hint="measure the table again, or remove it")
 
 
-def _object(line: bytes, path: Path, number: int, names: tuple[str, ...]) -> dict[str, Any]:
+def _object(
+    line: bytes, path: Path, number: int, names: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
         _refuse(path, number, "not a line of JSON (cut off?)")
-    return _keys(_typed(value, dict, "the line", path, number), path, number, names)
+    return _keys(_typed(value, dict, "the line", path, number), path, number, names, optional)
 
 
-def _keys(value: dict[str, Any], path: Path, number: int, names: tuple[str, ...]) -> dict[str, Any]:
+def _keys(
+    value: dict[str, Any],
+    path: Path,
+    number: int,
+    names: tuple[str, ...],
+    optional: tuple[str, ...] = (),
+) -> dict[str, Any]:
     for name in value:
-        if name not in names:
+        if name not in names and name not in optional:
             known = suggest(name[:60], names, noun="key")
             _refuse(path, number, f"unknown key {name[:60]!r}; {known}")
     for name in names:

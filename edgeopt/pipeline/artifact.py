@@ -10,8 +10,9 @@ from edgeopt.codegen.abi import KernelFunction
 from edgeopt.codegen.lower import lower
 from edgeopt.codegen.order import order_for_memory
 from edgeopt.codegen.plan import check_plan, plan
+from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.files import digest
-from edgeopt.core.kernels import Kernel, KernelGraph, MemoryPlan
+from edgeopt.core.kernels import Kernel, KernelGraph, MemoryPlan, OpKey
 from edgeopt.core.network import Array, Network
 from edgeopt.core.target import TargetSpec
 from edgeopt.pipeline.cache import StageCache
@@ -55,8 +56,15 @@ class Artifact:
         return tuple(kernel for kernel, function in pairs if function.template == "fallback")
 
 
-def make_artifact(network: Network, target: TargetSpec) -> Artifact:
+def make_artifact(
+    network: Network, target: TargetSpec, choices: Mapping[OpKey, Choice] | None = None
+) -> Artifact:
     """Lower a network, choose a function for each kernel, pack constants, plan the memory.
+
+    Args:
+        network: with its constants.
+        target: the processor.
+        choices: measured tilings; other kernels are tiled as their templates' models say.
 
     Raises:
         InputError: an operator that nothing can compile, by name.
@@ -64,8 +72,9 @@ def make_artifact(network: Network, target: TargetSpec) -> Artifact:
     graph = order_for_memory(lower(network))
     functions = []
     constants = []
+    known = choices or {}
     for kernel in graph.kernels:
-        template = schedules.select(kernel.key, target)
+        template = schedules.select(kernel.key, target, known.get(kernel.key, MODEL))
         if template is None:
             from edgeopt.codegen import fallback
 

@@ -21,6 +21,7 @@ from edgeopt.pipeline.artifact import Artifact, build_kernels, make_artifact, ve
 from edgeopt.pipeline.cache import Files, StageCache, default_cache_dir
 from edgeopt.pipeline.manifest import SCHEMA, Manifest
 from edgeopt.pipeline.proof import prove
+from edgeopt.pipeline.tiles import choices_of
 
 STAGES = ("device", "search", "network", "quantize", "lower", "kernels", "render", "verify",
           "bundle")  # fmt: skip
@@ -144,7 +145,7 @@ def compile_network(request: CompileRequest, progress: Progress = no_progress) -
     run.dump({final.file_name: final.model})
 
     run.start("lower")
-    artifact = make_artifact(final.imported.network, profile.target)
+    artifact = make_artifact(final.imported.network, profile.target, choices_of(profile))
     run.end("lower", _summary(artifact))
     run.dump({"kernels.txt": "\n".join(map(str, artifact.graph.keys)).encode() + b"\n"})
 

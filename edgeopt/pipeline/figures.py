@@ -104,6 +104,7 @@ def kernel_table(model: LatencyModel, artifact: Artifact) -> tuple[KernelInfo, .
                 latency_source=estimate.source.value,
                 weight_bytes=weight_bytes,
                 scratch_bytes=function.scratch_bytes,
+                tile=str(function.choice),
             )
         )
     return tuple(rows)

@@ -17,16 +17,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import BoardError, InputError
 from edgeopt.core.files import digest
 from edgeopt.core.kernels import KernelGraph, OpKey
 from edgeopt.core.network import Array
+from edgeopt.pipeline import tiles
 from edgeopt.pipeline.cache import StageCache
 from edgeopt.pipeline.kernel_constants import constants_of, input_bytes_of
 from edgeopt.pipeline.kernel_store import Job, compiled, joined
 
 if TYPE_CHECKING:
+    from edgeopt.codegen.abi import KernelFunction
+    from edgeopt.codegen.schedules import Template
     from edgeopt.codegen.toolchain import Compiler
 
 MAX_LINE_BYTES = 1 << 16
@@ -108,51 +112,91 @@ class KernelPrograms:
         engine: what goes before a program to run it (nothing, or an emulator).
         work: a folder for programs.
         cache: keeps compiled objects.
+        choices: tilings that are known already; `bench` adds those it measures.
+        tune: measure the tilings of kernels that have several, and use the best.
+        tuned: told all choices whenever some were measured.
     """
 
     profile: DeviceProfile
     engine: tuple[str, ...]
     work: Path
     cache: StageCache
-    _packed: dict[OpKey, Mapping[str, Array]] = field(default_factory=dict, repr=False)
+    choices: dict[OpKey, Choice] = field(default_factory=dict)
+    tune: bool = False
+    tuned: Callable[[Mapping[OpKey, Choice]], None] | None = None
+    _packed: dict[tuple[OpKey, Choice], Mapping[str, Array]] = field(
+        default_factory=dict, repr=False
+    )
     _compiler: Compiler | None = None
 
     def bench(self, keys: Sequence[OpKey]) -> tuple[LocalProgram | None, dict[OpKey, str]]:
         """A bench program of some kernels; the keys that cannot be built, with the reason."""
         from edgeopt.codegen import schedules
-        from edgeopt.codegen.bench import build_kernel_bench
 
         failed = {}
-        functions = {}
-        for key in keys:
-            template = schedules.select(key, self.profile.target)
-            if template is None:
+        usable = []
+        for key in dict.fromkeys(keys):
+            if schedules.select(key, self.profile.target) is None:
                 failed[key] = "no kernel template: its code depends on more than its key"
             else:
-                functions[key] = template.function(key, self.profile.target)
-        if not functions:
+                usable.append(key)
+        if not usable:
             return None, failed
-        code = self._compile(tuple(functions))
-        mark = digest("\n".join(str(key) for key in functions).encode())[:12]
+        if self.tune:
+            self._tune(usable)
+        return self.program([(key, self.choices.get(key, MODEL)) for key in usable]), failed
+
+    def _tune(self, keys: Sequence[OpKey]) -> None:
+        """Measure the tilings of kernels whose best is not known yet."""
+        unknown = [key for key in keys if key not in self.choices]
+        candidates = tiles.candidates_of(unknown, self.profile.target)
+        if candidates:
+            program = self.program([(key, c) for key, found in candidates.items() for c in found])
+            self.choices.update(tiles.choose(program, candidates))
+            if self.tuned is not None:
+                self.tuned(self.choices)
+
+    def program(self, kernels: Sequence[tuple[OpKey, Choice]]) -> LocalProgram:
+        """A bench program of kernels, each with a tiling.
+
+        Raises:
+            ToolError: the compiler fails.
+        """
+        from edgeopt.codegen.bench import build_kernel_bench
+
+        functions = [self._function(key, choice) for key, choice in kernels]
+        mark = digest("\n".join(f"{key} {choice}" for key, choice in kernels).encode())[:12]
         program = build_kernel_bench(
-            list(functions.values()),
-            [self.packed(key) for key in functions],
-            code,
+            functions,
+            [self.packed(key, choice) for key, choice in kernels],
+            self._compile(kernels),
             self._find_compiler(),
             self.work / f"bench-{mark}",
-            input_bytes={key.digest: input_bytes_of(key) for key in functions},
+            input_bytes={key.digest: input_bytes_of(key) for key, _ in kernels},
         )
-        return LocalProgram((*self.engine, str(program))), failed
+        return LocalProgram((*self.engine, str(program)))
 
-    def packed(self, key: OpKey) -> Mapping[str, Array]:
+    def _template(self, key: OpKey, choice: Choice) -> Template:
+        from edgeopt.codegen import schedules
+
+        template = schedules.select(key, self.profile.target, choice)
+        if template is None:
+            raise InputError(
+                "no kernel template implements this", where=str(key),
+                hint="choose networks made of template kernels for calibration",
+            )  # fmt: skip
+        return template
+
+    def _function(self, key: OpKey, choice: Choice) -> KernelFunction:
+        return self._template(key, choice).function(key, self.profile.target)
+
+    def packed(self, key: OpKey, choice: Choice) -> Mapping[str, Array]:
         """Made-up constants of a kernel, packed as its code reads them."""
-        if key not in self._packed:
-            from edgeopt.codegen import schedules
-
-            template = schedules.select(key, self.profile.target)
-            assert template is not None
-            self._packed[key] = template.pack(key, self.profile.target, constants_of(key))
-        return self._packed[key]
+        if (key, choice) not in self._packed:
+            template = self._template(key, choice)
+            constants = constants_of(key)
+            self._packed[key, choice] = template.pack(key, self.profile.target, constants)
+        return self._packed[key, choice]
 
     def _find_compiler(self) -> Compiler:
         if self._compiler is None:
@@ -161,9 +205,9 @@ class KernelPrograms:
             self._compiler = toolchain.find(self.profile)
         return self._compiler
 
-    def _compile(self, keys: Sequence[OpKey]) -> bytes:
+    def _compile(self, kernels: Sequence[tuple[OpKey, Choice]]) -> bytes:
         """The kernels' objects as one."""
-        jobs = [Job(key) for key in dict.fromkeys(keys)]
+        jobs = [Job(key, choice) for key, choice in dict.fromkeys(kernels)]
         objects, _ = compiled(jobs, self.profile.target, self.cache)
         return joined(jobs, objects)
 
@@ -174,18 +218,11 @@ class KernelPrograms:
             InputError: a kernel has no template.
             ToolError: the compiler fails.
         """
-        from edgeopt.codegen import emit, programs, runner, schedules
+        from edgeopt.codegen import emit, programs, runner
         from edgeopt.codegen.plan import plan
 
-        functions = []
-        for kernel in graph.kernels:
-            template = schedules.select(kernel.key, self.profile.target)
-            if template is None:
-                raise InputError(
-                    "no kernel template implements this", where=str(kernel.key),
-                    hint="choose networks made of template kernels for calibration",
-                )  # fmt: skip
-            functions.append(template.function(kernel.key, self.profile.target))
+        kernels = [(key, self.choices.get(key, MODEL)) for key in graph.keys]
+        functions = [self._function(key, choice) for key, choice in kernels]
         scratch = {
             kernel.name: function.scratch_bytes
             for kernel, function in zip(graph.kernels, functions, strict=True)
@@ -194,8 +231,8 @@ class KernelPrograms:
             graph,
             plan(graph, scratch, alignment=runner.BUFFER_ALIGNMENT_BYTES),
             functions,
-            [self.packed(key) for key in graph.keys],
-            {"kernels.o": self._compile(graph.keys)},
+            [self.packed(key, choice) for key, choice in kernels],
+            {"kernels.o": self._compile(kernels)},
             name=_NAME,
             origin=emit.Origin("edgeopt profile"),
             symbol_prefix="",

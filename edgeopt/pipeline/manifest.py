@@ -70,6 +70,7 @@ class KernelInfo(Record, frozen=True):
     latency_source: str
     weight_bytes: int
     scratch_bytes: int
+    tile: str = "model"  # measured tiling (see `core.choice`), or the template's model
 
 
 class BufferInfo(Record, frozen=True):

@@ -13,6 +13,7 @@ from edgeopt.graph.load import load_model, parse_input_shapes
 from edgeopt.pipeline import figures
 from edgeopt.pipeline.artifact import make_artifact
 from edgeopt.pipeline.manifest import Figure, KernelInfo, Record
+from edgeopt.pipeline.tiles import choices_of
 
 
 class Prediction(Record, frozen=True):
@@ -76,7 +77,7 @@ def predict_model(
             raise InputError(
                 "the network is quantized already", where=str(model), hint="leave out --precision"
             )
-        artifact = make_artifact(network, profile.target)
+        artifact = make_artifact(network, profile.target, choices_of(profile))
         kernels = figures.kernel_table(latency, artifact)
         known = (figures.latency_of(latency, artifact.graph.keys),
                  *figures.static(artifact, None))  # fmt: skip

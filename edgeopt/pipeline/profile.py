@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeopt import devices
+from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InputError, suggest
 from edgeopt.core.kernels import OpKey
@@ -50,6 +52,7 @@ class ProfileRequest:
         force: measure again what the table already has.
         budget_s: stop measuring kernels after so many seconds.
         networks: whole networks to time in each precision; 0 leaves the table uncalibrated.
+        tiles: measure the tilings of each kernel first, and time it with the best.
     """
 
     device: str = "local"
@@ -63,6 +66,7 @@ class ProfileRequest:
     force: bool = False
     budget_s: float | None = None
     networks: int = 16
+    tiles: bool = True
     seed: int = 0
     cache: bool = True
     profile_dirs: tuple[Path, ...] = ()
@@ -136,6 +140,9 @@ def profile(request: ProfileRequest, progress: Progress = no_progress) -> Profil
         meter = _meter(request, programs, progress)
         known = _known(request, device, meter, path)
         todo = tuple(key for key in keys if known is None or key not in known.entries)
+        notes = path.with_name(path.name + ".tiles")
+        if programs is not None:
+            _remember(programs, request, known, notes)
         progress(
             "end",
             {"stage": "enumerate", "text": f"{len(keys)} kernels, {len(todo)} to measure"},
@@ -151,6 +158,10 @@ def profile(request: ProfileRequest, progress: Progress = no_progress) -> Profil
                     "detail", {"stage": "measure", "text": f"{p.done} of {p.total} kernels"}
                 ),
             )  # fmt: skip
+            if programs is not None:
+                result.table = _with_choices(result.table, programs.choices)
+            if not result.unfinished:
+                notes.unlink(missing_ok=True)
             progress("end", {"stage": "measure", "text": _measured(result)})
         table = _joined(known, result)
 
@@ -268,6 +279,28 @@ def _known(
     return table if table.identity == now else None
 
 
+def _remember(
+    programs: KernelPrograms, request: ProfileRequest, known: LatencyTable | None, notes: Path
+) -> None:
+    """Tell the programs which tilings are known, and where to keep those they measure."""
+    from edgeopt.pipeline.tiles import load_notes, save_notes
+
+    version = codegen_version()
+    programs.tune = request.tiles
+    programs.tuned = lambda choices: save_notes(notes, version, choices)
+    if known is not None:
+        programs.choices.update((key, entry.choice) for key, entry in known.entries.items())
+    if request.resume:
+        programs.choices.update(load_notes(notes, version))
+
+
+def _with_choices(table: LatencyTable, choices: Mapping[OpKey, Choice]) -> LatencyTable:
+    entries = {
+        key: replace(entry, choice=choices.get(key, MODEL)) for key, entry in table.entries.items()
+    }
+    return replace(table, entries=entries)
+
+
 def _joined(known: LatencyTable | None, result: Result | None) -> LatencyTable:
     if result is None:
         assert known is not None
@@ -328,6 +361,9 @@ def _measured(result: Result) -> str:
     text = f"{len(result.table.entries)} kernels"
     if result.skipped:
         text += f", {len(result.skipped)} cannot be timed"
+    tiled = len(result.table.choices)
+    if tiled:
+        text += f", {tiled} faster with another tiling than the model's"
     if result.unfinished:
         text += f", {len(result.unfinished)} not finished in time"
     if result.disturbed:

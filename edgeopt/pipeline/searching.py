@@ -14,6 +14,7 @@ from edgeopt.ofa.search import Candidate, Costs, search
 from edgeopt.pipeline.joint import Choice, JointDomain, joint_predictor
 from edgeopt.pipeline.manifest import PointInfo
 from edgeopt.pipeline.source import AccuracyInfo, SearchDocument
+from edgeopt.pipeline.tiles import choices_of
 
 if TYPE_CHECKING:
     from edgeopt.zoo import ZooEntry
@@ -37,10 +38,11 @@ def search_entry(
     from edgeopt.ofa.predictor import load_predictor
 
     space, target = entry.space, profile.target
+    tiles = choices_of(profile)
     predictor = load_predictor(entry.predictor, space)
 
     def costs(choice: Choice) -> Costs:
-        found = cost.evaluate(describe(space, choice.subnet), choice.precision, target)
+        found = cost.evaluate(describe(space, choice.subnet), choice.precision, target, tiles)
         return Costs(
             latency=latency.predict(found.keys),
             ram_bytes=found.arena_bytes,

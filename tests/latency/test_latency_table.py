@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from keys import many, table_of
 
+from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.errors import InputError
 from edgeopt.latency.table import Calibration, LatencyTable, Measurement, load_table
 
@@ -28,6 +29,21 @@ def test_round_trip(table: LatencyTable, tmp_path: Path) -> None:
     first = path.read_bytes()
     load_table(path).save(path)
     assert path.read_bytes() == first
+
+
+def test_choices_survive_and_tables_without_them_load(table: LatencyTable, tmp_path: Path) -> None:
+    path = tmp_path / "t.latency.jsonl"
+    table.save(path)
+    assert b"choice" not in path.read_bytes()
+    first, second = list(table.entries)[:2]
+    chosen = {first: Choice(6, 2, "p"), second: Choice(2, 1, split=4)}
+    entries = {
+        key: replace(entry, choice=chosen.get(key, MODEL)) for key, entry in table.entries.items()
+    }
+    replace(table, entries=entries).save(path)
+    again = load_table(path)
+    assert again.choices == chosen and dict(again.entries) == entries
+    assert table.merged(again).choices == chosen
 
 
 Change = Callable[[list[str]], None]
@@ -77,6 +93,8 @@ def raw(number: int, text: str) -> Change:
         (entry(outliers=99), 4, "a measurement cannot be"),
         (entry(key="conv9 in_shape=1 out_shape=1"), 4, "unknown kernel operator 'conv9'"),
         (entry(key="linear in_shape=1"), 4, "are required"),
+        (entry(choice="6 by 2"), 4, "'6 by 2' is not a tile choice"),
+        (entry(choice=6), 4, "choice must be a text"),
         (raw(3, '{"key": "lin'), 4, "not a line of JSON"),
         (raw(3, "[" * 100_000), 4, "not a line of JSON"),
         (raw(3, "[]"), 4, "must be an object"),

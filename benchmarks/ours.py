@@ -1,0 +1,154 @@
+"""The real artifact of a model: compiled, rendered and built as a bundle is, ready to be timed."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from peers.worker import fit
+
+import edgeopt
+from edgeopt import devices
+from edgeopt.codegen import programs, toolchain, verify
+from edgeopt.codegen.testvectors import TestVectors
+from edgeopt.core.errors import ToolError
+from edgeopt.core.kernels import OpKey
+from edgeopt.graph.importer import Imported, import_model
+from edgeopt.graph.load import parse_model
+from edgeopt.graph.reference import Session
+from edgeopt.pipeline import bundle
+from edgeopt.pipeline.artifact import build_kernels, make_artifact
+from edgeopt.pipeline.cache import StageCache, default_cache_dir
+
+#: Float outputs may differ by this from onnxruntime's, relative to the largest.
+TOLERANCE = 1e-3
+PROGRAMS = ("bench", "bench_kernels", "self_test")
+
+
+@dataclass(frozen=True, slots=True)
+class KernelTime:
+    """A kernel of a network in the order it runs."""
+
+    key: OpKey
+    latency_ns: float
+
+
+class Ours:
+    """An artifact for this machine, kept in ``folder`` until edgeopt changes.
+
+    Args:
+        folder: of the model's files (see `models.prepare`).
+        precision: ``fp32`` or ``int8``.
+        threads: how many the artifact runs on.
+    """
+
+    def __init__(self, folder: Path, precision: str, threads: int) -> None:
+        if threads != 1:
+            raise NotImplementedError("the artifact has no threads yet")
+        device = devices.load("local")
+        engine = verify.engine_for(device)
+        assert isinstance(engine, verify.Engine)
+        self._engine = engine
+        self._place = folder / f"edgeopt-{precision}-{threads}"
+        about = self._place / "about.json"
+        if not about.exists() or json.loads(about.read_text())["source"] != source_digest():
+            shutil.rmtree(self._place, ignore_errors=True)
+            with tempfile.TemporaryDirectory(dir=folder) as work:
+                self._build(folder, precision, Path(work))
+        facts = json.loads(about.read_text())
+        self.macs: int = facts["macs"]
+        self.check: str = facts["check"]
+        self._keys = [OpKey.parse(text) for text in facts["keys"]]
+
+    def _build(self, folder: Path, precision: str, work: Path) -> None:
+        device = devices.load("local")
+        data = (folder / f"{precision}.onnx").read_bytes()
+        image = np.load(folder / "images.npy")[:1]
+        imported = import_model(parse_model(data), isolated=False)
+        artifact = make_artifact(imported.network, device.target)
+        kernels, _ = build_kernels(artifact, "net", StageCache(default_cache_dir()))
+        vectors = _vectors(data, imported, image, optimize=precision == "int8")
+        code = bundle.render_code("net", "benchmark", {}, artifact, kernels, vectors)
+        built = programs.build(
+            binary_weights(code.files), "net", toolchain.find(device), work, wanted=PROGRAMS
+        )
+        check = ""
+        try:
+            verify.run_program(self._engine, built.paths["self_test"], ())
+        except ToolError as error:
+            check = str(error).splitlines()[0]
+        self._place.mkdir()
+        for path in built.paths.values():
+            shutil.copy2(path, self._place)
+        facts = {
+            "macs": imported.network.macs,
+            "check": check,
+            "keys": [str(key) for key in artifact.graph.keys],
+            "source": source_digest(),
+        }
+        (self._place / "about.json").write_text(json.dumps(facts))
+
+    def run(self, runs: int) -> list[float]:
+        """Nanoseconds of single inferences."""
+        arguments = ("--runs", str(runs), "--min-ms", "0", "--samples")
+        text = verify.run_program(self._engine, self._place / "bench", arguments)
+        return [float(value) for value in json.loads(text)["samples_ns"]]
+
+    def kernels(self, runs: int) -> list[KernelTime]:
+        """Each kernel's median time inside whole inferences."""
+        arguments = ("--runs", str(runs), "--min-ms", "0")
+        text = verify.run_program(self._engine, self._place / "bench_kernels", arguments)
+        rows = json.loads(text)["kernels"]
+        return [
+            KernelTime(key, float(row["median_ns"]))
+            for key, row in zip(self._keys, rows, strict=True)
+        ]
+
+
+@functools.cache
+def source_digest() -> str:
+    """Of all files of the edgeopt package: artifacts are built again when one changes."""
+    root = Path(edgeopt.__file__).parent
+    total = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and path.suffix in (".py", ".c", ".h", ".j2", ".toml"):
+            total.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return total.hexdigest()
+
+
+def binary_weights(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The same files with the constants as bytes that the assembler includes.
+
+    A compiler takes a minute or more for the constants of a large network as C text.
+    """
+    text = files["src/net_weights.c"].decode()
+    parts, lines, offset = [], [".section .rodata"], 0
+    for symbol, words in re.findall(r"union \w+_data (\w+) = \{\{\n(.*?)\n\}\};", text, re.S):
+        data = np.array([int(word, 16) for word in words.split(",")], "<u4").tobytes()
+        lines += [f".globl {symbol}", ".balign 64", f"{symbol}:",
+                  f'.incbin \\"src/net_weights.bin\\", {offset}, {len(data)}']  # fmt: skip
+        parts.append(data)
+        offset += len(data)
+    lines.append(".text")
+    body = "\n".join(f'    "{line}\\n"' for line in lines)
+    source = f"typedef int net_weights;\n__asm__(\n{body});\n"
+    return {**files, "src/net_weights.c": source.encode(), "src/net_weights.bin": b"".join(parts)}
+
+
+def _vectors(data: bytes, imported: Imported, image: np.ndarray, *, optimize: bool) -> TestVectors:
+    """What onnxruntime computes: floats as written, quantized layers in integers."""
+    name, face = next(iter(imported.inputs.items()))
+    value = fit(image, face.onnx_shape, np.dtype(face.onnx_dtype))
+    results = Session(data, optimize=optimize).run({name: value})
+    inputs = {imported.network.inputs[0]: face.from_onnx(value)[None]}
+    names = zip(imported.outputs.items(), imported.network.outputs, strict=True)
+    outputs = {tensor: face.from_onnx(results[name])[None] for (name, face), tensor in names}
+    return TestVectors(inputs, outputs, TOLERANCE)
