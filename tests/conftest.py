@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,15 @@ def data_dir() -> Path:
     if not value or not Path(value).is_dir():
         pytest.skip("EDGEOPT_DATA does not name the folder of reference data")
     return Path(value).resolve()
+
+
+@pytest.fixture(scope="session")
+def host_is_x86_64_v3() -> None:
+    """Skip where the kernels built for AVX2 cannot run."""
+    flags = Path("/proc/cpuinfo")
+    text = flags.read_text() if flags.exists() else ""
+    if platform.machine() != "x86_64" or " avx2 " not in text or " fma " not in text:
+        pytest.skip("the machine has no AVX2 and FMA: run on an x86-64-v3 processor")
 
 
 @pytest.fixture(scope="session")

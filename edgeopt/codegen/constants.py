@@ -118,6 +118,21 @@ def binary(network: Network, group: Group, inputs: Sequence[str]) -> Constants:
     return found
 
 
+def pair(network: Network, group: Group, inputs: Sequence[str]) -> Constants:
+    """Constants of an operator that int8 takes by way of float32 (`core.moves.PAIRS`)."""
+    root = group.root
+    y = network.tensors[root.output]
+    found: dict[str, Array] = {}
+    if len(inputs) == 1 and root.constants:
+        found["c"] = spread(root, y)[1].astype(np.float32)
+    quants = [network.tensors[name].quant for name in (*inputs, root.output)]
+    if y.dtype == "i8" and all(quant is not None for quant in quants):
+        known = cast(list[Quant], quants)
+        found["scales"] = np.array([quant.scale for quant in known], np.float32)
+        found["qparams"] = _int32(*(quant.zero_point for quant in known))
+    return found
+
+
 def is_global(op: Op, x: Tensor) -> bool:
     """Whether a pooling averages the whole map."""
     if op.kind == "global_avgpool":
@@ -128,23 +143,26 @@ def is_global(op: Op, x: Tensor) -> bool:
     )  # fmt: skip
 
 
-def averages_unevenly(network: Network, op: Op) -> bool:
-    """Whether an int8 average divides by other numbers at the edges than inside."""
-    if op.kind != "avgpool" or network.tensors[op.inputs[0]].dtype != "i8":
-        return False
+def counts_of(op: Op, x: Tensor, y: Tensor) -> range:
+    """How many elements windows of an average may be divided by: one number, or from one up."""
     attrs = cast(Mapping[str, Any], op.attrs)
-    return any(attrs["pads"]) and not attrs.get("count_include_pad")
+    (kh, kw), (sh, sw) = attrs["kernel"], attrs["strides"]
+    top, left, bottom, right = attrs["pads"]
+    hangs = (y.shape[1] - 1) * sh + kh - top > x.shape[1] + bottom
+    hangs = hangs or (y.shape[2] - 1) * sw + kw - left > x.shape[2] + right
+    uneven = hangs or (any(attrs["pads"]) and not attrs.get("count_include_pad"))
+    return range(1 if uneven else kh * kw, kh * kw + 1)
 
 
-def average(network: Network, group: Group, count: int) -> Constants:
-    """Constants of an int8 average over ``count`` elements."""
+def average(network: Network, group: Group, *counts: int) -> Constants:
+    """Constants of an int8 average: a multiplier for each number of elements there may be."""
     x = network.tensors[group.root.inputs[0]].quant
     y = network.tensors[group.root.output].quant
     if x is None or y is None:
         return _NONE
-    share = np.float32(np.float32(x.scale) / np.float32(count))
+    shares = [np.float32(np.float32(x.scale) / np.float32(count)) for count in counts]
     return {
-        "multiplier": np.array([share / np.float32(y.scale)], np.float32),
+        "multiplier": np.array([share / np.float32(y.scale) for share in shares], np.float32),
         "qparams": _int32(x.zero_point, y.zero_point, affine.I8_MIN, affine.I8_MAX),
     }
 
@@ -160,6 +178,19 @@ def concat(network: Network, op: Op) -> Constants:
     return {
         "factors": np.array(scales, np.float32),
         "qparams": _int32(*(q.zero_point for q in known), y.zero_point),
+    }
+
+
+def softmax(network: Network, op: Op) -> Constants:
+    """Constants of an int8 softmax."""
+    x, y = network.tensors[op.inputs[0]], network.tensors[op.output]
+    if x.quant is None or y.quant is None:
+        return _NONE
+    length = x.shape[cast(int, op.attrs["axis"])]
+    return {
+        "table": affine.exponentials(x.quant.scale, length),
+        "scale": np.array([y.quant.scale], np.float32),
+        "qparams": _int32(y.quant.zero_point),
     }
 
 

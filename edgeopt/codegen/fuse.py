@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgeopt.core import moves
 from edgeopt.core.activations import CLAMPS
 from edgeopt.core.network import Network, Op
 
 #: Operators that sum products, and so have weights.
 ACCUMULATING = frozenset({"conv2d", "linear"})
-_ELEMENTWISE = frozenset({"add", "mul"})
+_ELEMENTWISE = frozenset({"add", "mul"}) | moves.PAIRS.keys()
 _ROOTS = ACCUMULATING | _ELEMENTWISE
 
 
@@ -67,6 +68,8 @@ def _fusible_activation(network: Network, root: Op, candidate: Op) -> bool:
         return False
     if not is_integer(network, candidate):
         return True
+    if root.kind in moves.PAIRS:
+        return False
     return root.kind in ACCUMULATING or is_clamp(network, candidate)
 
 

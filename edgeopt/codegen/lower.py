@@ -6,25 +6,22 @@ Names and contents of constants are those of the table in `codegen.schedules`.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
-from edgeopt.codegen import constants
-from edgeopt.codegen.fuse import Group, groups, is_clamp, is_integer, key_shape
+from edgeopt.codegen import constants, lower_moves
+from edgeopt.codegen.fuse import Group, groups, key_shape
+from edgeopt.codegen.lower_parts import activation_text, key_axis, make_kernel, make_key, require
 from edgeopt.codegen.quantized import as_int8
+from edgeopt.core import moves
 from edgeopt.core.activations import text_of
 from edgeopt.core.errors import InputError
-from edgeopt.core.kernels import Kernel, KernelGraph, OpKey
-from edgeopt.core.network import Network, Op, Tensor
+from edgeopt.core.kernels import Kernel, KernelGraph
+from edgeopt.core.network import Network, Op
 
 Shape = tuple[int, ...]
-
-# Subnets of one space share most of their kernels, and making a validated key costs far more than
-# finding it.
-_key = functools.lru_cache(maxsize=65536)(OpKey)
 
 
 def lower(network: Network) -> KernelGraph:
@@ -35,7 +32,6 @@ def lower(network: Network) -> KernelGraph:
     """
     kernels: list[Kernel] = []
     aliases: dict[str, str] = {}
-    extra: dict[str, Tensor] = {}
     names: set[str] = set()
     for group in groups(network):
         root = group.root
@@ -43,14 +39,10 @@ def lower(network: Network) -> KernelGraph:
             aliases[root.output] = aliases.get(root.inputs[0], root.inputs[0])
             continue
         name = _unused(root.name or root.output, names)
-        if constants.averages_unevenly(network, root):
-            kernels += _in_float(network, group, name, extra)
-        else:
-            kernels.append(_LOWER[root.kind](network, group, name))
+        kernels.append(_LOWER[root.kind](network, group, name))
     _copy_shared_outputs(network, kernels, aliases, names)
-    tensors = {**network.tensors, **extra}
     return KernelGraph(
-        network.name, tensors, tuple(kernels), network.inputs, network.outputs, aliases
+        network.name, network.tensors, tuple(kernels), network.inputs, network.outputs, aliases
     )
 
 
@@ -100,7 +92,7 @@ def _copy_shared_outputs(
                 kernels[index] = replace(kernel, inputs=inputs)
         tensor = network.tensors[output]
         shape = key_shape(tensor.shape)
-        key = _key("copy", shape, shape, tensor.dtype, tensor.dtype)
+        key = make_key("copy", shape, shape, tensor.dtype, tensor.dtype)
         kernels.append(Kernel(_unused(f"copy_{output}", names), key, (root,), output))
 
 
@@ -111,45 +103,19 @@ def _moves_nothing(network: Network, op: Op) -> bool:
     return moved == sorted(moved)
 
 
-def _require(op: Op, x: Tensor, y: Tensor) -> bool:
-    """Whether the operator is int8.
-
-    Raises:
-        InputError: its types are not one of the two that kernels have.
-    """
-    if x.dtype == y.dtype == "f32":
-        return False
-    if x.dtype == y.dtype == "i8":
-        return True
-    raise InputError(
-        f"{op.kind} from {x.dtype} to {y.dtype} is not supported",
-        where=f"operator {op.name!r}",
-        hint="quantize to signed int8, input and output alike, or leave the operator in float",
-    )
-
-
-def _activation(network: Network, op: Op | None) -> str:
-    """An activation's text in a key: in int8 a clamp changes no code, all others are a table."""
-    if op is None:
-        return "none"
-    if is_integer(network, op):
-        return "none" if is_clamp(network, op) else "lut"
-    return text_of(cast(str, op.attrs["function"]), op.attrs)
-
-
 def _accumulating(network: Network, group: Group, name: str) -> Kernel:
     root = group.root
     x, y = network.tensors[root.inputs[0]], network.tensors[root.output]
-    integer = _require(root, x, y)
+    integer = require(root, x, y)
     attrs = cast(Mapping[str, Any], root.attrs)
     tail = (
-        _activation(network, group.activation),
+        activation_text(network, group.activation),
         group.residual is not None,
-        _activation(network, group.residual_activation),
+        activation_text(network, group.residual_activation),
     )
     head = (key_shape(x.shape), key_shape(y.shape), x.dtype, y.dtype)
     if root.kind == "linear":
-        key = _key("linear", *head, (1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1, *tail)
+        key = make_key("linear", *head, (1, 1), (1, 1), (0, 0, 0, 0), (1, 1), 1, *tail)
     else:
         geometry = (
             attrs["kernel"],
@@ -164,61 +130,20 @@ def _accumulating(network: Network, group: Group, name: str) -> Kernel:
             operator = "depthwise"
         else:
             operator = "conv2d"
-        key = _key(operator, *head, *geometry, *tail)
+        key = make_key(operator, *head, *geometry, *tail)
     inputs = root.inputs if group.residual is None else (*root.inputs, group.residual)
     values = constants.accumulating(network, group, integer) if root.constants else {}
-    return _kernel(name, key, inputs, group, values)
-
-
-def _binary(network: Network, group: Group, name: str) -> Kernel:
-    root = group.root
-    tensors = [network.tensors[i] for i in root.inputs]
-    inputs = root.inputs
-    y = network.tensors[root.output]
-    integer = _require(root, tensors[0], y)
-    operator, variant = root.kind, ""
-    if len(inputs) == 1:
-        variant = constants.spread(root, y)[0]
-    elif not _same(tensors[0], tensors[1]):
-        if _is_gate(tensors[0], tensors[1]):
-            inputs, tensors = inputs[::-1], tensors[::-1]
-        if root.kind != "mul" or not _is_gate(tensors[1], tensors[0]):
-            raise InputError(
-                f"{root.kind} of shapes {tensors[0].shape} and {tensors[1].shape} is not supported",
-                where=f"operator {root.name!r}",
-            )
-        operator = "scale"
-    key = _key(
-        operator, key_shape(tensors[0].shape), key_shape(y.shape), y.dtype, y.dtype,
-        activation=_activation(network, group.activation), inputs=len(inputs), variant=variant,
-    )  # fmt: skip
-    values: Mapping[str, Any] = {}
-    if integer:
-        values = constants.binary(network, group, inputs)
-    elif root.constants:
-        values = {"c": constants.spread(root, y)[1]}
-    return _kernel(name, key, inputs, group, values)
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether elements of two tensors meet one by one ([1,C] and [1,1,1,C] do)."""
-    return a.shape == b.shape or a.elements == b.elements == a.shape[-1] == b.shape[-1]
-
-
-def _is_gate(gate: Tensor, of: Tensor) -> bool:
-    """Whether a tensor holds one number for each channel of a map."""
-    channels = of.shape[-1]
-    return gate.shape[-1] == channels == gate.elements and of.elements != channels
+    return make_kernel(name, key, inputs, group, values)
 
 
 def _pool(network: Network, group: Group, name: str) -> Kernel:
     root = group.root
     x, y = network.tensors[root.inputs[0]], network.tensors[root.output]
-    integer = _require(root, x, y)
+    integer = require(root, x, y)
     head = (key_shape(x.shape), key_shape(y.shape), x.dtype, y.dtype)
     if constants.is_global(root, x):
         values = constants.average(network, group, x.shape[1] * x.shape[2]) if integer else {}
-        return _kernel(name, _key("global_avgpool", *head), root.inputs, group, values)
+        return make_kernel(name, make_key("global_avgpool", *head), root.inputs, group, values)
     attrs = cast(Mapping[str, Any], root.attrs)
     geometry = (attrs["kernel"], attrs["strides"], attrs["pads"])
     values = {}
@@ -227,35 +152,14 @@ def _pool(network: Network, group: Group, name: str) -> Kernel:
         counted = bool(attrs.get("count_include_pad")) and any(attrs["pads"])
         variant = "include" if counted else ""
         if integer:
-            kernel = attrs["kernel"]
-            values = constants.average(network, group, kernel[0] * kernel[1])
+            values = constants.average(network, group, *constants.counts_of(root, x, y))
     elif integer and x.quant != y.quant:
         raise InputError(
             "maximum pooling cannot change the quantization", where=f"operator {root.name!r}"
         )
-    return _kernel(
-        name, _key(root.kind, *head, *geometry, variant=variant), root.inputs, group, values
+    return make_kernel(
+        name, make_key(root.kind, *head, *geometry, variant=variant), root.inputs, group, values
     )
-
-
-def _in_float(network: Network, group: Group, name: str, extra: dict[str, Tensor]) -> list[Kernel]:
-    """An int8 operator that has no single multiplier, between two conversions."""
-    op = group.root
-    x, y = network.tensors[op.inputs[0]], network.tensors[op.output]
-    before, after = f"{name}.in", f"{name}.out"
-    extra[before] = Tensor(before, x.shape)
-    extra[after] = Tensor(after, y.shape)
-    ops = (
-        Op(before, "dequantize", (x.name,), before),
-        replace(op, inputs=(before,), output=after),
-        Op(after, "quantize", (after,), y.name),
-    )
-    tensors = {**network.tensors, **extra}
-    inner = Network(name, tensors, ops, (x.name,), (y.name,))
-    return [
-        _LOWER[op.kind](inner, Group(op, op.output), label)
-        for op, label in zip(ops, (before, name, after), strict=True)
-    ]
 
 
 def _simple(network: Network, group: Group, name: str) -> Kernel:
@@ -266,50 +170,45 @@ def _simple(network: Network, group: Group, name: str) -> Kernel:
     values: Mapping[str, Any] = {}
     if kind in ("quantize", "dequantize"):
         values = constants.conversion(root, x, y)
-    elif _require(root, x, y) and kind == "softmax":
-        raise InputError("softmax of int8 is not supported", where=f"operator {root.name!r}")
+    elif require(root, x, y) and kind == "softmax":
+        if root.attrs.get("log"):
+            raise InputError(
+                "log softmax of int8 is not supported", where=f"operator {root.name!r}"
+            )
+        values = constants.softmax(network, root)
     if kind == "activation":
         if x.dtype == "i8":
             activation, values = "lut", constants.table(network, root)
         else:
             activation = text_of(cast(str, root.attrs["function"]), root.attrs)
     elif kind == "softmax":
-        axis = _key_axis(root, x)
-        variant = "" if axis == len(key_shape(x.shape)) - 1 else f"axis{axis}"
+        axis = key_axis(root, x)
+        parts = [] if axis == len(key_shape(x.shape)) - 1 else [f"axis{axis}"]
+        variant = ".".join([*parts, *(["log"] if root.attrs.get("log") else [])])
     elif kind == "transpose":
         perm = cast(Shape, root.attrs["perm"])
         dropped = len(x.shape) - len(key_shape(x.shape))
         kept = [axis - dropped for axis in perm if axis >= dropped]
         in_shape = key_shape(x.shape)
-        key = _key(
+        key = make_key(
             kind, in_shape, tuple(in_shape[axis] for axis in kept), x.dtype, y.dtype,
             variant="perm" + "-".join(map(str, kept)),
         )  # fmt: skip
-        return _kernel(name, key, root.inputs, group, values)
-    key = _key(
+        return make_kernel(name, key, root.inputs, group, values)
+    key = make_key(
         kind, key_shape(x.shape), key_shape(y.shape), x.dtype, y.dtype,
         activation=activation, variant=variant,
     )  # fmt: skip
-    return _kernel(name, key, root.inputs, group, values)
-
-
-def _key_axis(op: Op, x: Tensor) -> int:
-    axis = cast(int, op.attrs["axis"]) % len(x.shape)
-    axis -= len(x.shape) - len(key_shape(x.shape))
-    if axis < 0:
-        raise InputError(
-            f"{op.kind} along the batch axis is not supported", where=f"operator {op.name!r}"
-        )
-    return axis
+    return make_kernel(name, key, root.inputs, group, values)
 
 
 def _concat(network: Network, group: Group, name: str) -> Kernel:
     root = group.root
     tensors = [network.tensors[i] for i in root.inputs]
     y = network.tensors[root.output]
-    kinds = [_require(root, x, y) for x in tensors]  # every input is checked
+    kinds = [require(root, x, y) for x in tensors]  # every input is checked
     integer = kinds[0]
-    axis = _key_axis(root, y)
+    axis = key_axis(root, y)
     sizes = "-".join(str(key_shape(x.shape)[axis]) for x in tensors)
     variant = f"axis{axis}.{sizes}"
     values: Mapping[str, Any] = {}
@@ -318,11 +217,11 @@ def _concat(network: Network, group: Group, name: str) -> Kernel:
             variant += ".same"
         else:
             values = constants.concat(network, root)
-    key = _key(
+    key = make_key(
         "concat", key_shape(tensors[0].shape), key_shape(y.shape), y.dtype, y.dtype,
         inputs=len(tensors), variant=variant,
     )  # fmt: skip
-    return _kernel(name, key, root.inputs, group, values)
+    return make_kernel(name, key, root.inputs, group, values)
 
 
 def _fallback(network: Network, group: Group, name: str) -> Kernel:
@@ -332,31 +231,28 @@ def _fallback(network: Network, group: Group, name: str) -> Kernel:
         raise TypeError(f"operator {root.name!r} carries no ONNX node")
     x = network.tensors[root.inputs[0]] if root.inputs else network.tensors[root.output]
     y = network.tensors[root.output]
-    key = _key(
+    key = make_key(
         "fallback", key_shape(x.shape), key_shape(y.shape), x.dtype, y.dtype,
         inputs=len(root.inputs), variant=hashlib.sha256(payload).hexdigest()[:16],
     )  # fmt: skip
     return Kernel(name, key, root.inputs, root.output, {}, (root.name,), payload)
 
 
-def _kernel(
-    name: str, key: OpKey, inputs: tuple[str, ...], group: Group, values: Mapping[str, Any]
-) -> Kernel:
-    return Kernel(name, key, inputs, group.output, values, tuple(op.name for op in group.ops))
-
-
 _LOWER: Mapping[str, Callable[[Network, Group, str], Kernel]] = {
     "conv2d": _accumulating,
     "linear": _accumulating,
-    "add": _binary,
-    "mul": _binary,
+    **dict.fromkeys(("add", "mul", *moves.PAIRS), lower_moves.binary),
+    "slice": lower_moves.slice_,
+    "gather": lower_moves.gather,
+    "pad": lower_moves.pad,
+    "reduce": lower_moves.reduce,
     "maxpool": _pool,
     "avgpool": _pool,
     "global_avgpool": _pool,
     "activation": _simple,
     "softmax": _simple,
     "transpose": _simple,
-    "resize": _simple,
+    "resize": lower_moves.resize,
     "quantize": _simple,
     "dequantize": _simple,
     "concat": _concat,

@@ -8,9 +8,29 @@ from dataclasses import replace
 from edgeopt.core.network import Network, Op, Tensor
 
 #: Operators whose result is int8 whatever they read.
-_INT8 = frozenset({"conv2d", "linear", "activation", "add", "mul", "global_avgpool", "avgpool"})
+_INT8 = frozenset(
+    {"conv2d", "linear", "activation", "add", "mul", "global_avgpool", "avgpool", "sub", "max",
+     "min", "prelu"}
+)  # fmt: skip
 #: Operators that move numbers or choose among them: int8 if all that they read is.
-_MOVING = frozenset({"reshape", "transpose", "maxpool", "concat", "resize"})
+_MOVING = frozenset(
+    {"reshape", "transpose", "maxpool", "concat", "resize", "slice", "gather", "pad", "reduce"}
+)
+
+
+def _computes(op: Op) -> bool:
+    """Whether an operator is int8 whatever it reads."""
+    if op.kind == "resize":
+        return op.attrs["mode"] == "linear"
+    # A constant operand stays a real number, and with it the operator.
+    return op.kind in _INT8 and (op.kind == "prelu" or "c" not in op.constants)
+
+
+def _moves(op: Op) -> bool:
+    """Whether an operator keeps the type of what it reads."""
+    if op.kind == "pad":
+        return op.attrs["value"] == 0
+    return op.kind in _MOVING and op.attrs.get("how") != "sum"
 
 
 @functools.lru_cache(maxsize=65536)
@@ -48,12 +68,13 @@ def as_int8(network: Network) -> Network:
 
     for op in network.ops:
         kind, output = op.kind, op.output
-        if kind in _INT8 or (kind in _MOVING and all(name in movable for name in op.inputs)):
+        if _computes(op) or (_moves(op) and all(name in movable for name in op.inputs)):
             inputs = tuple([stored.get(name) or as_stored(name) for name in op.inputs])
             found = stored[output] = output + ".q"
             movable.add(output)
             tensors[found] = _stored(found, network.tensors[output].shape)
-            ops.append(Op(op.name, kind, inputs, found, op.attrs))
+            kept = {"c": op.constants["c"]} if "c" in op.constants else {}
+            ops.append(Op(op.name, kind, inputs, found, op.attrs, kept))
         else:
             inputs = tuple([as_real(name) for name in op.inputs])
             real.add(output)

@@ -14,9 +14,9 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from edgeopt.codegen import constants, refops
+from edgeopt.codegen import constants, refmoves, refops
 from edgeopt.codegen.refops import Numbers
-from edgeopt.core import activations, affine
+from edgeopt.core import activations, affine, moves
 from edgeopt.core.errors import InputError
 from edgeopt.core.kernels import Kernel, KernelGraph, OpKey
 from edgeopt.core.network import DTYPE_BYTES, Network, Op, Quant, Tensor
@@ -206,15 +206,9 @@ def _op_average(op: Op, x: list[Numbers], tensors: list[Tensor], y: Tensor) -> N
     quant_x, quant_y = _quant(tensors[0]), _quant(y)
     stored = x[0].astype(np.int8)
     total, count = refops.average(stored.astype(np.float64) - quant_x.zero_point, attrs, size)
-    if (count != count.flat[0]).any():
-        real = affine.dequantize(stored, quant_x.scale, quant_x.zero_point).astype(np.float64)
-        mean = (refops.average(real, attrs, size)[0] / count).astype(np.float32)
-        return affine.quantize(mean, quant_y.scale, quant_y.zero_point)
-    share = np.float32(np.float32(quant_x.scale) / np.float32(count.flat[0]))
-    factor = np.float32(share / np.float32(quant_y.scale))
-    return refops.requantized(
-        refops.integer_accumulator(total), np.asarray(factor), quant_y.zero_point
-    )
+    share = np.float32(quant_x.scale) / np.asarray(count, np.float32)
+    factor = (share / np.float32(quant_y.scale)).astype(np.float32)
+    return refops.requantized(refops.integer_accumulator(total), factor, quant_y.zero_point)
 
 
 def _op_concat(op: Op, x: list[Numbers], tensors: list[Tensor], y: Tensor) -> Numbers:
@@ -241,6 +235,23 @@ def _op_dequantize(op: Op, x: list[Numbers], tensors: list[Tensor], y: Tensor) -
     return affine.dequantize(x[0].astype(np.int8), quant.scale, quant.zero_point)
 
 
+def _op_softmax(op: Op, x: list[Numbers], tensors: list[Tensor], y: Tensor) -> Numbers:
+    axis = cast(int, op.attrs["axis"])
+    if y.dtype == "f32":
+        return refops.softmax(x[0], axis, log=bool(op.attrs.get("log")))
+    quant = _quant(y)
+    table = affine.exponentials(_quant(tensors[0]).scale, x[0].shape[axis])
+    return affine.softmax(x[0].astype(np.int8), table, quant.scale, quant.zero_point, axis)
+
+
+def _op_move(op: Op, x: list[Numbers], tensors: list[Tensor], y: Tensor) -> Numbers:
+    quants = [_quant(tensor) for tensor in (*tensors, y)] if y.dtype == "i8" else []
+    attrs, values = cast(Mapping[str, Any], op.attrs), op.constants
+    if len(x) == 2 and x[0].ndim == 2 and x[1].ndim == 4:
+        x = [_broadcast_gate(x[1], x[0])[1], x[1]]
+    return moves.compute(op.kind, attrs, values, x, y.shape, quants)
+
+
 _OPS: Mapping[str, Callable[[Op, list[Numbers], list[Tensor], Tensor], Numbers]] = {
     "conv2d": _op_accumulating,
     "linear": _op_accumulating,
@@ -250,11 +261,11 @@ _OPS: Mapping[str, Callable[[Op, list[Numbers], list[Tensor], Tensor], Numbers]]
     "maxpool": _op_maxpool,
     "avgpool": _op_average,
     "global_avgpool": _op_average,
-    "softmax": lambda op, x, t, y: refops.softmax(x[0], cast(int, op.attrs["axis"])),
+    "softmax": _op_softmax,
     "concat": _op_concat,
     "reshape": lambda op, x, t, y: x[0].reshape(y.shape),
     "transpose": lambda op, x, t, y: x[0].transpose(cast(tuple[int, ...], op.attrs["perm"])),
-    "resize": lambda op, x, t, y: refops.resize_nearest(x[0], y.shape),
+    **dict.fromkeys(moves.KINDS, _op_move),
     "quantize": _op_quantize,
     "dequantize": _op_dequantize,
     "onnx": lambda op, x, t, y: refops.run_onnx(cast(bytes, op.attrs["node"]), x)[0],
@@ -262,14 +273,6 @@ _OPS: Mapping[str, Callable[[Op, list[Numbers], list[Tensor], Tensor], Numbers]]
 
 
 # ---- kernels -------------------------------------------------------------------------------
-
-
-def _activated(text: str, x: Numbers) -> npt.NDArray[np.float32]:
-    real = np.asarray(x, np.float32)
-    if text == "none":
-        return real
-    function, attrs = activations.parse_text(text)
-    return activations.apply(function, real, attrs)
 
 
 def _geometry(key: OpKey) -> dict[str, Any]:
@@ -281,10 +284,10 @@ def _geometry(key: OpKey) -> dict[str, Any]:
 
 
 def _tail(key: OpKey, y: Numbers, residual: Numbers | None) -> Numbers:
-    y = _activated(key.activation, y)
+    y = refmoves.activated(key.activation, y)
     if residual is not None:
         y = y + np.asarray(residual, np.float32).reshape(y.shape)
-    return _activated(key.residual_activation, y)
+    return refmoves.activated(key.residual_activation, y)
 
 
 def _k_accumulating(kernel: Kernel, inputs: list[Numbers]) -> Numbers:
@@ -310,23 +313,6 @@ def _k_accumulating(kernel: Kernel, inputs: list[Numbers]) -> Numbers:
     return stored
 
 
-def _k_binary(kernel: Kernel, inputs: list[Numbers]) -> Numbers:
-    key, c = kernel.key, kernel.constants
-    a = inputs[0].reshape(key.in_shape)
-    b = inputs[1] if len(inputs) == 2 else c["c"]
-    b = b.reshape(key.in_shape) if b.size == a.size else b.reshape(-1)
-    if key.dtype == "f32":
-        a32, b32 = a.astype(np.float32), b.astype(np.float32)
-        return _tail(key, a32 + b32 if key.op == "add" else a32 * b32, None)
-    zero_a, zero_b, zero_y, lo, hi = (int(v) for v in np.asarray(c["qparams"], np.int32))
-    a8, b8 = a.astype(np.int8), b.astype(np.int8)
-    if key.op == "add":
-        factors = c["factors"].astype(np.float32)
-        return affine.add(a8, b8, factors, zero_a, zero_b, zero_y, lo, hi)
-    factor = np.float32(c["multiplier"][0])
-    return affine.mul(a8, b8, factor, zero_a, zero_b, zero_y, lo, hi)
-
-
 def _k_average(kernel: Kernel, inputs: list[Numbers]) -> Numbers:
     key, c = kernel.key, kernel.constants
     x = inputs[0].reshape((1, *key.in_shape))
@@ -336,11 +322,14 @@ def _k_average(kernel: Kernel, inputs: list[Numbers]) -> Numbers:
     size = (key.out_shape[0], key.out_shape[1])
     if key.dtype == "f32":
         total, count = refops.average(x.astype(np.float64), geometry, size)
-        return _activated(key.activation, total / count)
+        return refmoves.activated(key.activation, total / count)
     zero_x, zero_y, lo, hi = (int(v) for v in np.asarray(c["qparams"], np.int32))
-    total, _ = refops.average(x.astype(np.float64) - zero_x, geometry, size)
+    total, count = refops.average(x.astype(np.float64) - zero_x, geometry, size)
     acc = refops.integer_accumulator(total)
-    return refops.requantized(acc, c["multiplier"], zero_y, lo, hi)
+    factor = c["multiplier"]
+    if factor.size > 1:  # one for each number of elements a window may have
+        factor = factor[np.asarray(count, np.int64) - 1]
+    return refops.requantized(acc, factor, zero_y, lo, hi)
 
 
 def _k_maxpool(kernel: Kernel, inputs: list[Numbers]) -> Numbers:
@@ -350,41 +339,21 @@ def _k_maxpool(kernel: Kernel, inputs: list[Numbers]) -> Numbers:
     return best.astype(x.dtype)
 
 
-def _k_concat(kernel: Kernel, inputs: list[Numbers]) -> Numbers:
-    key, c = kernel.key, kernel.constants
-    axis_text, sizes = key.variant.split(".")[:2]
-    axis = int(axis_text.removeprefix("axis"))
-    rest = key.in_shape
-    parts = []
-    for index, (value, size) in enumerate(zip(inputs, sizes.split("-"), strict=True)):
-        part = value.reshape((*rest[:axis], int(size), *rest[axis + 1 :]))
-        if "factors" in c:
-            zeros = np.asarray(c["qparams"], np.int32)
-            centred = part.astype(np.int32) - zeros[index]
-            part = refops.requantized(centred, c["factors"][index], int(zeros[-1]))
-        parts.append(part)
-    return np.concatenate(parts, axis)
-
-
 def _unary(kernel: Kernel, inputs: list[Numbers]) -> Numbers:
     key, c = kernel.key, kernel.constants
     x = inputs[0].reshape(key.in_shape)
     if key.op == "activation":
         if key.activation == "lut":
             return c["lut"][x.astype(np.int16) + 128]
-        return _activated(key.activation, x)
+        return refmoves.activated(key.activation, x)
     if key.op == "quantize":
         zero = int(np.asarray(c["qparams"], np.int32)[0])
         return affine.quantize(x.astype(np.float32), float(c["scale"].item()), zero)
     if key.op == "dequantize":
         zero = int(np.asarray(c["qparams"], np.int32)[0])
         return affine.dequantize(x.astype(np.int8), float(c["scale"].item()), zero)
-    if key.op == "softmax":
-        return refops.softmax(x, int(key.variant.removeprefix("axis") or -1))
     if key.op == "transpose":
         return x.transpose([int(v) for v in key.variant.removeprefix("perm").split("-")])
-    if key.op == "resize":
-        return refops.resize_nearest(x[None], (1, *key.out_shape))
     if key.op == "copy":
         return x
     raise ValueError(f"no reference for kernel operator {key.op!r}")
@@ -395,11 +364,8 @@ _KERNELS: Mapping[str, Callable[[Kernel, list[Numbers]], Numbers]] = {
     "depthwise": _k_accumulating,
     "conv2d": _k_accumulating,
     "linear": _k_accumulating,
-    "add": _k_binary,
-    "mul": _k_binary,
-    "scale": _k_binary,
+    **refmoves.KERNELS,
     "global_avgpool": _k_average,
     "avgpool": _k_average,
     "maxpool": _k_maxpool,
-    "concat": _k_concat,
 }

@@ -117,18 +117,12 @@ def _grown(
     )
 
 
-def softmax(x: Numbers, axis: int) -> npt.NDArray[np.float32]:
-    """Softmax with the maximum taken out first."""
+def softmax(x: Numbers, axis: int, *, log: bool = False) -> npt.NDArray[np.float32]:
+    """Softmax with the maximum taken out first, or its logarithm."""
     wide = x.astype(np.float64)
-    e = np.exp(wide - wide.max(axis=axis, keepdims=True))
-    return np.asarray(e / e.sum(axis=axis, keepdims=True), np.float32)
-
-
-def resize_nearest(x: Numbers, out_shape: tuple[int, ...]) -> Numbers:
-    """Nearest neighbour, source index = floor(index * in / out)."""
-    rows = np.arange(out_shape[1]) * x.shape[1] // out_shape[1]
-    columns = np.arange(out_shape[2]) * x.shape[2] // out_shape[2]
-    return x[:, rows][:, :, columns]
+    wide = wide - wide.max(axis=axis, keepdims=True)
+    total = np.exp(wide).sum(axis=axis, keepdims=True)
+    return np.asarray(wide - np.log(total) if log else np.exp(wide) / total, np.float32)
 
 
 @functools.lru_cache(maxsize=64)

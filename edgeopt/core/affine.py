@@ -159,3 +159,32 @@ def mean(
     """Global average over H and W of [1,H,W,C]; ``factor`` = float32(float32(s_x / n) / s_y)."""
     acc = (x.astype(np.int32) - zero_x).sum(axis=(1, 2), keepdims=True).astype(np.int32)
     return requantize(acc, np.asarray(factor, np.float32), zero_y)
+
+
+def exponentials(scale: float, length: int) -> npt.NDArray[np.int32]:
+    """The table of `softmax`: e ** (-scale * d) for d = 0..255, in steps of 2 ** -bits.
+
+    As many bits as let ``length`` of them add up in int32.
+    """
+    bits = min(22, 30 - max(length - 1, 0).bit_length())
+    steps = np.exp(-float(np.float32(scale)) * np.arange(256.0)) * 2.0**bits
+    return np.rint(steps).astype(np.int32)
+
+
+def softmax(
+    x: npt.NDArray[np.int8], table: npt.NDArray[np.int32], scale: float, zero: int, axis: int
+) -> npt.NDArray[np.int8]:
+    """Softmax of stored values along an axis; the input's scale is in ``table``.
+
+    e = table[max(x) - x]
+    y = clamp(rint(float32(e) * (1 / (float32(sum(e)) * scale))) + zero)
+    """
+    wide = x.astype(np.int32)
+    e = table[wide.max(axis=axis, keepdims=True) - wide]
+    total = e.sum(axis=axis, keepdims=True, dtype=np.int32).astype(np.float32)
+    share = (np.float32(1) / (total * np.float32(scale)).astype(np.float32)).astype(np.float32)
+    scaled = (e.astype(np.float32) * share).astype(np.float32)
+    stored: npt.NDArray[np.int8] = np.clip(
+        np.rint(scaled) + np.float32(zero), I8_MIN, I8_MAX
+    ).astype(np.int8)
+    return stored

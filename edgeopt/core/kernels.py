@@ -13,11 +13,13 @@ from edgeopt.core.network import DTYPE_BYTES, Array, Tensor
 #: Operators a kernel template may implement. "pointwise" is a 1x1 stride-1 convolution with one
 #: group, "depthwise" one with groups == channels; "conv2d" is every other convolution.
 #: "scale" multiplies a map by one number a channel (squeeze-and-excite); "fallback" is
-#: compiled by TVM's own legalization and identified by `OpKey.variant`.
+#: compiled by TVM's own legalization and identified by `OpKey.variant`. "reduce" is a sum, maximum
+#: or minimum over a map, "gather" copies along one axis by a table of indices.
 KERNEL_OPS = frozenset(
     {"pointwise", "depthwise", "conv2d", "linear", "maxpool", "avgpool", "global_avgpool", "add",
      "mul", "scale", "activation", "softmax", "concat", "copy", "transpose", "resize", "quantize",
-     "dequantize", "fallback"}
+     "dequantize", "fallback", "slice", "gather", "pad", "reduce", "sub", "div", "max", "min",
+     "prelu"}
 )  # fmt: skip
 
 

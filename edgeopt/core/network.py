@@ -37,20 +37,31 @@ ACTIVATIONS = frozenset(
 #:               kernel, strides, dilations (h,w), pads (top,left,bottom,right), groups
 #:   linear      w[O,I] (same), b[O]; input [1,I], output [1,O]
 #:   activation  attrs function + its parameters
-#:   add, mul    two inputs, or one input and constant "c"; mul also broadcasts [1,1,1,C] or [1,C]
+#:   add, mul    two inputs, or one input and constant "c"; the second may be [1,1,1,C] or [1,C],
+#:               one number a channel, or [1,H,W,1], one a pixel
 #:   maxpool, avgpool   attrs kernel, strides, pads, count_include_pad (avgpool)
 #:   global_avgpool     [1,H,W,C] -> [1,1,1,C]
-#:   softmax     attrs axis (of the physical layout)
+#:   softmax     attrs axis (of the physical layout), log (True: its logarithm)
 #:   concat      attrs axis (of the physical layout)
 #:   reshape     element order unchanged in the physical layout; costs nothing
 #:   transpose   attrs perm
-#:   resize      attrs mode ("nearest"), scales (h, w)
+#:   resize      attrs mode: "nearest" with scales (h, w), or with constants "index" i32[OH+OW],
+#:               the source row of each row and the source column of each column; "linear" with
+#:               "index" i32[2*(OH+OW)] (upper rows, lower rows, left columns, right columns) and
+#:               "share" f32[2*(OH+OW)], what each weighs
+#:   slice       attrs starts, steps (positive), one for each axis
+#:   gather      attrs axis; constant "index" i32[n] in range
+#:   pad         attrs begins, ends, one for each axis, value (a real number)
+#:   reduce      attrs how ("sum", "max", "min"); [1,H,W,C] -> [1,1,1,C]
+#:   sub, div, max, min   as add; f32, or int8 by way of f32
+#:   prelu       constant "c" f32[C]: x, or x * c where x is negative
 #:   quantize, dequantize   between f32 and a tensor with quantization
 #:   onnx        anything else: attrs "node" (serialised ModelProto of this one node, inputs and
 #:               outputs in ONNX layout), compiled through TVM's own legalization
 KINDS = frozenset(
     {"conv2d", "linear", "activation", "add", "mul", "maxpool", "avgpool", "global_avgpool",
-     "softmax", "concat", "reshape", "transpose", "resize", "quantize", "dequantize", "onnx"}
+     "softmax", "concat", "reshape", "transpose", "resize", "quantize", "dequantize", "onnx",
+     "slice", "gather", "pad", "reduce", "sub", "div", "max", "min", "prelu"}
 )  # fmt: skip
 
 

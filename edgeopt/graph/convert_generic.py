@@ -11,7 +11,7 @@ from edgeopt.core.network import Array
 from edgeopt.graph.builder import Value, dtype_of
 from edgeopt.graph.importer import Importer
 from edgeopt.graph.ir import FUSED, Node, Type, to_node
-from edgeopt.graph.layout import Layout, plain
+from edgeopt.graph.layout import plain
 from edgeopt.graph.supported import GENERIC, LAYOUT_FREE, SUPPORTED
 
 
@@ -129,13 +129,12 @@ def _layout_free(imp: Importer, node: Node) -> None:
 
 
 def _payload(
-    imp: Importer, node: Node, activations: list[str], types: list[Type], result: str, out: Type,
-    extra: dict[str, Array] | None = None,
+    imp: Importer, node: Node, activations: list[str], types: list[Type], result: str, out: Type
 ) -> bytes:  # fmt: skip
     """The node as a model: inputs x0, x1, … in order, one output y, constants inside."""
     import onnx
 
-    constants = dict(extra or {})
+    constants: dict[str, Array] = {}
     for name in node.inputs:
         if name and name not in activations and name not in constants:
             value = imp.constant(name)
@@ -167,108 +166,3 @@ def _payload(
     )
     data: bytes = model.SerializeToString(deterministic=True)
     return data
-
-
-def _rearranged(
-    imp: Importer, node: Node, name: str, result: str, made: Node, constants: dict[str, Array]
-) -> bool:
-    """Write ``made``, a form of ``node`` for the axes as memory has them."""
-    stored = name in imp.integers
-    value = imp.integers[name] if stored else imp.value(name)
-    known = imp.builder.tensors[value.tensor]
-    layout = Layout(imp.shape(result), value.layout.perm)
-    quant = known.quant
-    y = imp.declare(result, layout.physical, quant)
-    element = np.dtype(np.int8) if quant is not None else imp.graph.types[name].dtype
-    x = imp.builder.require(value, value.layout)
-    payload = _payload(
-        imp, made, [name], [Type(element, value.layout.physical)], result,
-        Type(element, layout.physical), constants,
-    )  # fmt: skip
-    imp.builder.emit("onnx", node.name, (x,), y, {"node": payload})
-    (imp.integers if stored else imp.values)[result] = Value(y, layout, imp.shape(result))
-    return True
-
-
-def _axes_known(imp: Importer, node: Node) -> Layout | None:
-    """The layout of a node's first input if its axes are those of the model in some order."""
-    name = node.inputs[0]
-    if imp.is_constant(name):
-        return None
-    value = imp.integers[name] if name in imp.integers else imp.value(name)
-    return value.layout if value.layout.view == value.shape else None
-
-
-def slice_(imp: Importer, node: Node) -> bool:
-    """A slice by constants, along the axes as memory has them."""
-    layout = _axes_known(imp, node)
-    if layout is None or not node.input(1) or imp.graph.opset < 10:
-        return False
-    parts = [imp.constant(name) if name else None for name in node.inputs[1:]]
-    if any(part is None for part, name in zip(parts, node.inputs[1:], strict=True) if name):
-        return False
-    starts, ends = parts[0], parts[1]
-    assert starts is not None and ends is not None
-    rank = len(layout.view)
-    axes = parts[2] if len(parts) > 2 and parts[2] is not None else np.arange(starts.size)
-    steps = parts[3] if len(parts) > 3 and parts[3] is not None else np.ones(starts.size)
-    moved = [layout.perm.index(int(axis) % rank) for axis in axes.reshape(-1)]
-    made, constants = _slice_node(node, node.inputs[0], node.outputs[0], {
-        "starts": starts, "ends": ends, "axes": np.asarray(moved), "steps": steps,
-    })  # fmt: skip
-    return _rearranged(imp, node, node.inputs[0], node.outputs[0], made, constants)
-
-
-def _slice_node(
-    node: Node, source: str, result: str, parts: dict[str, Array]
-) -> tuple[Node, dict[str, Array]]:
-    names = {key: f"{node.outputs[0]}\0{key}" for key in parts}
-    constants: dict[str, Array] = {}
-    for key, value in parts.items():
-        constants[names[key]] = np.asarray(value, np.int64)
-    return Node("Slice", node.name, (source, *names.values()), (result,)), constants
-
-
-def split(imp: Importer, node: Node) -> bool:
-    """Slices, one for each part that is used."""
-    layout = _axes_known(imp, node)
-    if layout is None or imp.graph.opset < 10:
-        return False
-    axis = int(node.attrs.get("axis", 0)) % len(layout.view)
-    uses = imp.graph.uses()
-    start = 0
-    for result in node.outputs:
-        end = start + imp.shape(result)[axis]
-        if result and uses[result]:
-            made, constants = _slice_node(node, node.inputs[0], result, {
-                "starts": np.asarray([start]), "ends": np.asarray([end]),
-                "axes": np.asarray([layout.perm.index(axis)]), "steps": np.asarray([1]),
-            })  # fmt: skip
-            _rearranged(imp, node, node.inputs[0], result, made, constants)
-        start = end
-    return True
-
-
-def pad(imp: Importer, node: Node) -> bool:
-    """Padding of floats by constants, along the axes as memory has them."""
-    layout = _axes_known(imp, node)
-    name = node.inputs[0]
-    listed = imp.constant(node.inputs[1]) if node.input(1) else None
-    if layout is None or listed is None or node.input(3) or imp.graph.opset < 11:
-        return False
-    if imp.graph.types[name].dtype != np.float32:
-        return False
-    imp.value(name)  # the padding is a real value: work on floats
-    rank = len(layout.view)
-    amounts = listed.reshape(2, rank)[:, list(layout.perm)]
-    key = f"{node.outputs[0]}\0pads"
-    inputs = (name, key, *node.inputs[2:3])
-    made = replace(node, inputs=inputs)
-    integers = imp.integers.pop(name, None)
-    try:
-        return _rearranged(
-            imp, node, name, node.outputs[0], made, {key: amounts.reshape(-1).astype(np.int64)}
-        )
-    finally:
-        if integers is not None:
-            imp.integers[name] = integers

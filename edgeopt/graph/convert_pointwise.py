@@ -43,20 +43,80 @@ def requantize(imp: Importer, value: Value, name: str, result: str) -> str:
     return imp.builder.emit("activation", name, (value.tensor,), result, {"function": "clip"})
 
 
+#: What a binary operator is written as.
+_KINDS = {"Add": "add", "Mul": "mul", "Sub": "sub", "Div": "div", "Max": "max", "Min": "min"}
+
+
 def binary(imp: Importer, node: Node) -> bool:
-    """A sum, difference, product or quotient."""
+    """A sum, difference, product, quotient, maximum or minimum of two."""
+    if len(node.inputs) != 2:
+        return False
     left, right = node.inputs
     result = node.outputs[0]
     if imp.graph.types[result].dtype != np.float32:
         return False
     for index, (name, other) in enumerate(((left, right), (right, left))):
         if imp.is_constant(other):
-            if imp.is_constant(name) or (index and node.op in ("Sub", "Div")):
+            if imp.is_constant(name) or (index and node.op == "Div"):
                 return False
+            if node.op in ("Max", "Min"):
+                return _pair_with_constant(imp, node, _KINDS[node.op], name, imp.constant(other))
+            if index and node.op == "Sub":
+                return _constant_less(imp, node, name, other)
             return _with_constant(imp, node, name, other)
-    if node.op in ("Sub", "Div"):
-        return False
     return _with_value(imp, node, left, right)
+
+
+def _constant_less(imp: Importer, node: Node, name: str, other: str) -> bool:
+    """A constant minus a value: the negative value, then the constant on top."""
+    value = imp.value(name)
+    constant = imp.constant(other)
+    if value.shape != imp.shape(node.outputs[0]) or constant is None:
+        return False
+    layout = _simple_layout(value)
+    x = imp.builder.require(value, layout)
+    minus = imp.builder.like(x, f"{node.outputs[0]}.negative")
+    c = _operand(np.asarray(-1.0, np.float32), layout)
+    imp.builder.emit("mul", f"{node.name}.negative", (x,), minus, {}, {"c": c})
+    y = imp.declare(node.outputs[0], layout.physical)
+    operand = {"c": _operand(constant.astype(np.float32), layout)}
+    imp.builder.emit("add", node.name, (minus,), y, {}, operand)
+    imp.bind(node.outputs[0], y, layout)
+    return True
+
+
+def prelu(imp: Importer, node: Node) -> bool:
+    """Negative values times a constant: one number, one a channel, or one for each element."""
+    slope = imp.constant(node.inputs[1])
+    if slope is not None and slope.size == 1 and activation(imp, node):
+        return True
+    return _pair_with_constant(imp, node, "prelu", node.inputs[0], slope)
+
+
+def _pair_with_constant(
+    imp: Importer, node: Node, kind: str, name: str, constant: Array | None
+) -> bool:
+    """An operator with a real constant; integers go in and out where both sides are quantized."""
+    result = node.outputs[0]
+    if constant is None or imp.is_constant(name) or imp.graph.types[result].dtype != np.float32:
+        return False
+    tail = imp.tail(result) if name in imp.integers else None
+    value = imp.integers[name] if tail is not None else imp.value(name)
+    if value.shape != imp.shape(result):
+        return False
+    layout = _simple_layout(value)
+    x = imp.builder.require(value, layout)
+    if tail is None:
+        y = imp.declare(result, layout.physical)
+    else:
+        y = imp.declare(imp.head(tail, result), layout.physical, tail.quant)
+    operand = {"c": _operand(constant.astype(np.float32), layout)}
+    imp.builder.emit(kind, node.name, (x,), y, {}, operand)
+    if tail is None:
+        imp.bind(result, y, layout)
+    else:
+        imp.finish_tail(tail, y, layout)
+    return True
 
 
 def _with_constant(imp: Importer, node: Node, name: str, other: str) -> bool:
@@ -128,27 +188,32 @@ def _operand(constant: Array, layout: Layout) -> Array:
 def _with_value(imp: Importer, node: Node, left: str, right: str) -> bool:
     result = node.outputs[0]
     shape = imp.shape(result)
-    kind = "mul" if node.op == "Mul" else "add"
+    kind = _KINDS[node.op]
     tail = imp.tail(result)
     integer = tail is not None and left in imp.integers and right in imp.integers
     a, b = (imp.integers[n] if integer else imp.value(n) for n in (left, right))
-    if a.shape != shape:
+    layout = _simple_layout(a if a.shape == shape else b)
+    turned = a.shape != shape
+    if turned:
         a, b = b, a
-    if a.shape != shape:
+    if a.shape != shape or (turned and kind == "div"):
         return False
-    layout = _simple_layout(a)
+    small = None
     if b.shape != shape:
-        if kind == "add":
+        small = _spread_layout(b.shape, shape)
+        if small is None:
             return False
-        small = Layout((1,) * (len(shape) - len(b.shape)) + b.shape, layout.perm)
-        physical = small.physical
-        if physical[-1] != shape[layout.perm[-1]] or any(d != 1 for d in physical[:-1]):
-            return False
-        y_in = imp.builder.require(b, small)
-    else:
-        layout = layout if layout.view == shape else _simple_layout(b)
-        y_in = imp.builder.require(b, layout)
+        layout = Layout(shape, small.perm)
     x_in = imp.builder.require(a, layout)
+    other = Layout(small.view, small.perm) if small is not None else layout
+    y_in = imp.builder.require(b, other)
+    if turned and kind == "sub":  # b - a = (-a) + b
+        if integer:
+            return False
+        minus = imp.builder.like(x_in, f"{result}.negative")
+        c = _operand(np.asarray(-1.0, np.float32), layout)
+        x_in = imp.builder.emit("mul", f"{node.name}.negative", (x_in,), minus, {}, {"c": c})
+        kind = "add"
     quant = tail.quant if integer and tail is not None else None
     stem = imp.head(tail, result) if integer and tail is not None else result
     y = imp.declare(stem, layout.physical, quant)
@@ -158,6 +223,31 @@ def _with_value(imp: Importer, node: Node, left: str, right: str) -> bool:
     else:
         imp.bind(result, y, layout)
     return True
+
+
+def _spread_layout(shape: tuple[int, ...], whole: tuple[int, ...]) -> Layout | None:
+    """How a smaller operand lies to be spread by kernels: one number a channel, or one a pixel.
+
+    With its axes as those of the whole; None if neither fits.
+    """
+    view = (1,) * (len(whole) - len(shape)) + shape
+    varying = [axis for axis, dim in enumerate(view) if dim != 1]
+    others = [axis for axis in range(len(whole)) if axis not in varying and whole[axis] != 1]
+    if any(view[axis] != whole[axis] for axis in varying):
+        return None
+    ones = [axis for axis in range(len(whole)) if axis not in varying and axis not in others]
+    usual = channels_last(whole)
+    if not varying:
+        return None
+    if len(varying) == 1 and usual.perm[-1] == varying[0]:
+        return Layout(view, usual.perm)
+    if len(others) == 1 and usual.perm[-1] == others[0]:
+        return Layout(view, usual.perm)
+    if len(varying) == 1:  # that axis goes last: a channel
+        return Layout(view, (*ones, *others, *varying))
+    if len(others) == 1:  # the axis that it lacks goes last: a pixel
+        return Layout(view, (*ones, *varying, *others))
+    return None
 
 
 def sum_(imp: Importer, node: Node) -> bool:

@@ -117,23 +117,51 @@ def global_average(imp: Importer, node: Node) -> bool:
 
 def reduce_mean(imp: Importer, node: Node) -> bool:
     """A mean over some axes, as the mean over a map whose channels are all the others."""
+    axes = _axes(imp, node)
+    return axes is not None and _mean(imp, node, axes)
+
+
+def _axes(imp: Importer, node: Node) -> tuple[int, ...] | None:
+    """The axes that a reduction takes together."""
     listed = imp.constant(node.input(1)) if node.input(1) else None
     if node.input(1) and listed is None:
-        return False
+        return None
     axes = node.ints("axes") if listed is None else tuple(int(v) for v in listed.reshape(-1))
     rank = len(imp.shape(node.inputs[0]))
     if not axes:
         if node.attrs.get("noop_with_empty_axes", 0):
-            return False
+            return None
         axes = tuple(range(rank))
-    return _mean(imp, node, tuple(sorted({axis % rank for axis in axes})))
+    return tuple(sorted({axis % rank for axis in axes}))
 
 
-def _mean(imp: Importer, node: Node, axes: tuple[int, ...]) -> bool:
+def reduce(imp: Importer, node: Node) -> bool:
+    """A sum, maximum or minimum over some axes; the extremes of integers stay integers."""
     name, result = node.inputs[0], node.outputs[0]
-    shape, out = imp.shape(name), imp.shape(result)
-    if imp.is_constant(name) or imp.graph.types[result].dtype != np.float32:
+    axes = _axes(imp, node)
+    if axes is None or imp.is_constant(name) or imp.graph.types[result].dtype != np.float32:
         return False
+    how = node.op.removeprefix("Reduce").lower()
+    stored = name in imp.integers
+    tail = imp.tail(result) if stored and how == "sum" else None
+    value = imp.integers[name] if stored and (how != "sum" or tail) else imp.value(name)
+    layout, memory, channels, after = _flattened(imp, node, axes)
+    x = imp.builder.require(value, layout, memory)
+    attrs: dict[str, object] = {"how": how}
+    if how == "sum" or not stored:
+        _emit(imp, node, "reduce", x, tail, (1, 1, 1, channels), after, attrs)
+        return True
+    y = imp.declare(result, (1, 1, 1, channels), imp.builder.tensors[x].quant)
+    imp.builder.emit("reduce", node.name, (x,), y, attrs)
+    imp.integers[result] = Value(y, after, imp.shape(result))
+    return True
+
+
+def _flattened(
+    imp: Importer, node: Node, axes: tuple[int, ...]
+) -> tuple[Layout, tuple[int, ...], int, Layout]:
+    """A map whose pixels are the elements of some axes, its shape, and where the results lie."""
+    shape, out = imp.shape(node.inputs[0]), imp.shape(node.outputs[0])
     kept = [axis for axis in range(len(shape)) if axis not in axes]
     channels = math.prod(shape[axis] for axis in kept)
     ones = [axis for axis in kept if shape[axis] == 1]
@@ -141,12 +169,17 @@ def _mean(imp: Importer, node: Node, axes: tuple[int, ...]) -> bool:
     layout = Layout(shape, (*ones, *axes, *others))
     spatial = [shape[axis] for axis in axes]
     size = (spatial[0], spatial[1]) if len(spatial) == 2 else (1, math.prod(spatial))
-    tail = imp.tail(result) if name in imp.integers else None
-    x = imp.builder.require(_source(imp, name, tail), layout, (1, *size, channels))
     rest = [axis for axis in range(len(out)) if out[axis] != 1]
     empty = [axis for axis in range(len(out)) if out[axis] == 1]
-    _emit(
-        imp, node, "global_avgpool", x, tail, (1, 1, 1, channels),
-        Layout(out, (*empty, *rest)), {},
-    )  # fmt: skip
+    return layout, (1, *size, channels), channels, Layout(out, (*empty, *rest))
+
+
+def _mean(imp: Importer, node: Node, axes: tuple[int, ...]) -> bool:
+    name, result = node.inputs[0], node.outputs[0]
+    if imp.is_constant(name) or imp.graph.types[result].dtype != np.float32:
+        return False
+    layout, memory, channels, after = _flattened(imp, node, axes)
+    tail = imp.tail(result) if name in imp.integers else None
+    x = imp.builder.require(_source(imp, name, tail), layout, memory)
+    _emit(imp, node, "global_avgpool", x, tail, (1, 1, 1, channels), after, {})
     return True

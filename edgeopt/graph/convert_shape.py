@@ -117,7 +117,7 @@ def _usual(values: list[Value]) -> Layout:
 
 
 def softmax(imp: Importer, node: Node) -> bool:
-    """Exponentials that add up to one along an axis."""
+    """Exponentials that add up to one along an axis, or their logarithms."""
     name, result = node.inputs[0], node.outputs[0]
     shape = imp.shape(name)
     if imp.is_constant(name) or imp.graph.types[result].dtype != np.float32 or not shape:
@@ -126,45 +126,26 @@ def softmax(imp: Importer, node: Node) -> bool:
     axis = int(node.attrs.get("axis", 1 if old else -1)) % len(shape)
     if old and any(dim != 1 for dim in shape[axis + 1 :]):
         return False  # before opset 13 the sum runs over all axes behind
-    value = imp.value(name)
+    log = node.op == "LogSoftmax"
+    tail = imp.tail(result) if name in imp.integers and not log else None
+    if tail is not None and tail.clamps:
+        tail = None
+    value = imp.integers[name] if tail is not None else imp.value(name)
     layout = value.layout if value.layout.view == shape else channels_last(shape)
     if len(shape) > 1 and layout.perm.index(axis) == 0:
         return False  # along the batch: kernels have none
     x = imp.builder.require(value, layout)
+    attrs: dict[str, object] = {"axis": layout.perm.index(axis)}
+    if log:
+        attrs["log"] = True
+    if tail is not None:
+        y = imp.declare(imp.head(tail, result), layout.physical, tail.quant)
+        imp.builder.emit("softmax", node.name, (x,), y, attrs)
+        imp.finish_tail(tail, y, layout)
+        return True
     y = imp.declare(result, layout.physical)
-    imp.builder.emit("softmax", node.name, (x,), y, {"axis": layout.perm.index(axis)})
+    imp.builder.emit("softmax", node.name, (x,), y, attrs)
     imp.bind(result, y, layout)
-    return True
-
-
-def resize(imp: Importer, node: Node) -> bool:
-    """Nearest neighbour by whole factors, where all coordinate conventions agree."""
-    name, result = node.inputs[0], node.outputs[0]
-    shape, out = imp.shape(name), imp.shape(result)
-    mode = node.attrs.get("mode", "nearest")
-    if imp.is_constant(name) or mode != "nearest" or len(shape) != 4 or out[:2] != shape[:2]:
-        return False
-    if any(large % small for large, small in zip(out[2:], shape[2:], strict=True)):
-        return False
-    if node.op == "Resize" and imp.graph.opset >= 11:
-        where = node.attrs.get("coordinate_transformation_mode", "half_pixel")
-        rounding = node.attrs.get("nearest_mode", "round_prefer_floor")
-        agreed = (where == "asymmetric" and rounding == "floor") or (
-            where in ("half_pixel", "pytorch_half_pixel")
-            and rounding in ("round_prefer_floor", "round_prefer_ceil")
-        )
-        if not agreed or node.attrs.get("antialias", 0):
-            return False
-        if where == "pytorch_half_pixel" and 1 in out[2:]:
-            return False
-    value, stored = _either(imp, name)
-    layout = channels_last(shape)
-    x = imp.builder.require(value, layout)
-    out_layout = channels_last(out)
-    y = imp.declare(result, out_layout.physical, imp.builder.tensors[x].quant)
-    scales = (out[2] // shape[2], out[3] // shape[3])
-    imp.builder.emit("resize", node.name, (x,), y, {"mode": "nearest", "scales": scales})
-    _rename(imp, result, Value(y, out_layout, out), stored)
     return True
 
 

@@ -1,4 +1,4 @@
-"""Bringing quantized graphs into the one form the importer reads: pairs around float operators."""
+"""Bringing graphs into the one form the importer reads: pairs around float operators, slices."""
 
 from __future__ import annotations
 
@@ -72,6 +72,38 @@ def expand_integer_layers(graph: Graph) -> tuple[Graph, bool]:
         return graph, False
     merged = {**graph.constants, **constants}
     return replace(graph, nodes=tuple(nodes), constants=merged, types=types), True
+
+
+def split_into_slices(graph: Graph) -> tuple[Graph, bool]:
+    """Split becomes a Slice for each of its parts that is used."""
+    if graph.opset < 10:
+        return graph, False
+    fresh, uses = _Names(graph), graph.uses()
+    nodes: list[Node] = []
+    constants: dict[str, Array] = {}
+
+    def number(stem: str, value: int) -> str:
+        name = fresh(stem)
+        constants[name] = np.asarray([value], np.int64)
+        return name
+
+    for node in graph.nodes:
+        if node.op != "Split" or node.domain or not node.inputs[0]:
+            nodes.append(node)
+            continue
+        axis = int(node.attrs.get("axis", 0)) % len(graph.shape(node.inputs[0]))
+        start = 0
+        for result in node.outputs:
+            end = start + (graph.shape(result)[axis] if result else 0)
+            if result and uses[result]:
+                bounds = [number(f"{result}.{n}", v) for n, v in
+                          (("start", start), ("end", end), ("axis", axis))]  # fmt: skip
+                name = node.name if len(node.outputs) == 1 else f"{node.name}.{start}"
+                nodes.append(Node("Slice", name, (node.inputs[0], *bounds), (result,)))
+            start = end
+    if not constants:
+        return graph, False
+    return replace(graph, nodes=tuple(nodes), constants={**graph.constants, **constants}), True
 
 
 def move_pads_behind_pairs(graph: Graph) -> tuple[Graph, bool]:

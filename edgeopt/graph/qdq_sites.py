@@ -31,11 +31,14 @@ FUNCTIONS: Mapping[tuple[str, str], str] = {
     (FUSED, "Clip"): "clip", (FUSED, "Silu"): "silu", (FUSED, "Gelu"): "gelu",
 }  # fmt: skip
 #: Other operators without weights that compute on integers.
-COMPUTE = frozenset({"Add", "Mul", "GlobalAveragePool", "AveragePool"})
+COMPUTE = frozenset({"Add", "Mul", "GlobalAveragePool", "AveragePool", "Sub", "Max", "Min"})
+#: The same, with constants beside the one tensor that they compute on.
+COMPUTE_ONE = frozenset({"PRelu"})
 #: Operators that move elements, or choose among them.
 MOVES = frozenset(
-    {"MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Concat"}
-)
+    {"MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Concat",
+     "Slice", "Gather", "DepthToSpace", "SpaceToDepth", "ReduceMax", "ReduceMin"}
+)  # fmt: skip
 #: What may carry a clamp, besides layers.
 CARRIERS = frozenset({"Add", "Mul"})
 
@@ -119,6 +122,10 @@ def _averages(graph: Graph, node: Node) -> bool:
     return given is not None and sorted(int(axis) % 4 for axis in given.reshape(-1)) == [2, 3]
 
 
+def _interpolates(node: Node) -> bool:
+    return node.op == "Resize" and node.attrs.get("mode", "nearest") == "linear"
+
+
 def _moves(graph: Graph, node: Node) -> bool:
     if node.domain:
         return False
@@ -148,6 +155,8 @@ def find_sites(graph: Graph) -> Sites:
             operands: tuple[str, ...] = node.inputs[:1]
         elif node.op in COMPUTE and not node.domain:
             operands = node.inputs
+        elif (node.op in COMPUTE_ONE or _interpolates(node)) and not node.domain:
+            operands = node.inputs[:1]
         else:
             continue
         if output not in floats or any(name not in floats for name in operands):

@@ -7,7 +7,11 @@ from dataclasses import replace
 
 from edgeopt.core.errors import InputError
 from edgeopt.graph import ir
-from edgeopt.graph.expand import expand_integer_layers, move_pads_behind_pairs
+from edgeopt.graph.expand import (
+    expand_integer_layers,
+    move_pads_behind_pairs,
+    split_into_slices,
+)
 from edgeopt.graph.fold import drop_dead, drop_identities, fold_constants
 from edgeopt.graph.fuse import FUSIONS
 from edgeopt.graph.rewrite import Pass
@@ -19,6 +23,7 @@ CLEANUPS: tuple[Pass, ...] = (fold_constants, drop_identities, drop_dead)
 PASSES: tuple[Pass, ...] = (
     *CLEANUPS,
     expand_integer_layers,
+    split_into_slices,
     move_pads_behind_pairs,
     *FUSIONS,
 )

@@ -35,7 +35,9 @@ CLASS_OF: Mapping[str, str] = {
     "add": "elementwise", "mul": "elementwise", "scale": "elementwise",
     "activation": "elementwise", "quantize": "elementwise", "dequantize": "elementwise",
     "concat": "movement", "copy": "movement", "transpose": "movement", "resize": "movement",
-    "softmax": "softmax", "fallback": "fallback",
+    "softmax": "softmax", "fallback": "fallback", "slice": "movement", "gather": "movement",
+    "pad": "movement", "reduce": "pooling", "sub": "elementwise", "div": "elementwise",
+    "max": "elementwise", "min": "elementwise", "prelu": "elementwise",
 }  # fmt: skip
 CLASSES = tuple(sorted(set(CLASS_OF.values())))
 

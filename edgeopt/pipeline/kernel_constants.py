@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 
+from edgeopt.codegen.schedules.pooling import is_uneven
+from edgeopt.core.affine import exponentials
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.network import Array
 
@@ -40,7 +42,8 @@ def constants_of(key: OpKey, seed: int = 0) -> dict[str, Array]:
                 found["multiplier"] = np.array([0.01], np.float32)
     elif key.op in ("global_avgpool", "avgpool") and integer:
         count = math.prod(key.in_shape[:2] if key.op == "global_avgpool" else key.kernel)
-        found["multiplier"] = np.array([1.0 / count], np.float32)
+        counts = range(1, count + 1) if is_uneven(key) else (count,)
+        found["multiplier"] = np.array([1.0 / n for n in counts], np.float32)
         found["qparams"] = np.array([3, -5, -128, 127], np.int32)
     elif key.op == "activation" and integer:
         found["lut"] = random.integers(-128, 128, 256).astype(np.int8)
@@ -50,6 +53,49 @@ def constants_of(key: OpKey, seed: int = 0) -> dict[str, Array]:
     elif key.op in ("quantize", "dequantize"):
         found["scale"] = np.array([0.05], np.float32)
         found["qparams"] = np.array([3], np.int32)
+    elif key.op in ("sub", "div", "max", "min", "prelu"):
+        if key.inputs == 1:
+            shape = key.in_shape if key.variant == "full" else key.in_shape[-1:]
+            found["c"] = random.uniform(0.5, 1.5, shape).astype(np.float32)
+        if integer:
+            found["scales"] = np.array([0.05, 0.04, 0.06][: key.inputs + 1], np.float32)
+            found["qparams"] = np.array([3, -5, 1][: key.inputs + 1], np.int32)
+    elif key.op == "reduce" and integer and key.variant == "sum":
+        found["multiplier"] = np.array([0.02], np.float32)
+        found["qparams"] = np.array([3, -5, -128, 127], np.int32)
+    elif key.op == "softmax" and integer:
+        found["table"] = exponentials(0.1, max(key.in_shape))
+        found["scale"] = np.array([1 / 256], np.float32)
+        found["qparams"] = np.array([-128], np.int32)
+    elif key.op == "pad":
+        found["value"] = np.array([3], np.int8 if integer else np.float32)
+    elif key.op in ("gather", "resize"):
+        found |= _indices(key, random)
+    return found
+
+
+def _indices(key: OpKey, random: np.random.Generator) -> dict[str, Array]:
+    """Tables of indices in range, and weights of neighbours."""
+    if key.op == "gather":
+        axis = int(key.variant.removeprefix("axis"))
+        index = random.integers(0, key.in_shape[axis], key.out_shape[axis])
+        return {"index": index.astype(np.int32)}
+    if not key.variant:
+        return {}
+    times = 2 if key.variant == "linear" else 1
+    lines = [
+        np.sort(random.integers(0, size, out)).astype(np.int32)
+        for size, out in zip(key.in_shape[:2], key.out_shape[:2], strict=True)
+        for _ in range(times)
+    ]
+    found: dict[str, Array] = {"index": np.concatenate(lines)}
+    if times == 2:
+        shares = [random.uniform(0, 1, out).astype(np.float32) for out in key.out_shape[:2]]
+        pairs = [part for share in shares for part in (share, 1 - share)]
+        found["share"] = np.concatenate(pairs).astype(np.float32)
+        if key.dtype == "i8":
+            found["scales"] = np.array([0.05, 0.04], np.float32)
+            found["qparams"] = np.array([3, -5], np.int32)
     return found
 
 
@@ -80,8 +126,10 @@ def input_bytes_of(key: OpKey) -> list[int]:
     width = {"f32": 4, "i8": 1, "u8": 1, "i32": 4, "i64": 8}
     whole = math.prod(key.in_shape) * width[key.dtype]
     sizes = [whole] * key.inputs
-    if key.op == "scale":
+    if key.op == "scale" or (key.inputs == 2 and key.variant == "channel"):
         sizes = [whole, key.in_shape[-1] * width[key.dtype]]
+    elif key.inputs == 2 and key.variant == "pixel":
+        sizes = [whole, whole // key.in_shape[-1]]
     elif key.op == "concat":
         sizes = [math.prod(key.out_shape) * width[key.dtype]] * key.inputs
     if key.residual:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from edgeopt.core import activations, affine
+from edgeopt.core import activations, affine, moves
 from edgeopt.core.errors import InputError
 from edgeopt.core.network import Network, Op, Quant, Tensor
 from edgeopt.quant.accumulate import Accumulator, convolve, requantize_
@@ -226,16 +226,8 @@ def _average(op: Op, tensors: list[Tensor], y: Tensor) -> Step:
         return lambda x: (sums(x[0].double(), reach) / count).float()
     quant_x, quant_y = _quant(tensor), _quant(y)
     zero_y = quant_y.zero_point
-    if bool((count != count.flatten()[0]).any()):
-        scale_x, scale_y = torch.tensor(quant_x.scale), torch.tensor(quant_y.scale)
-
-        def uneven(x: Values) -> torch.Tensor:
-            real = (x[0] - quant_x.zero_point).mul_(scale_x).double()
-            return requantize_((sums(real, reach) / count).float().div_(scale_y), zero_y)
-
-        return uneven
-    share = np.float32(np.float32(quant_x.scale) / np.float32(count.flatten()[0].item()))
-    factor = float(np.float32(share / np.float32(quant_y.scale)))
+    shares = np.float32(quant_x.scale) / np.float32(count.numpy())
+    factor = torch.from_numpy((shares / np.float32(quant_y.scale)).astype(np.float32))
     # Whole numbers below 2^24 add up exactly in float32.
     wide = torch.float32 if kernel[0] * kernel[1] < 2**16 else torch.float64
     return lambda x: requantize_(
@@ -265,12 +257,19 @@ def _concat(op: Op, tensors: list[Tensor], y: Tensor) -> Step:
     return compute
 
 
-def _resize(op: Op, tensors: list[Tensor], y: Tensor) -> Step:
+def _plainly(op: Op, tensors: list[Tensor], y: Tensor) -> Step:
+    """In numpy, as `core.moves` defines it."""
     import torch
 
-    rows = torch.arange(y.shape[1]) * tensors[0].shape[1] // y.shape[1]
-    columns = torch.arange(y.shape[2]) * tensors[0].shape[2] // y.shape[2]
-    return lambda x: x[0][:, rows][:, :, columns]
+    kinds = [NUMPY[tensor.dtype] for tensor in tensors]
+    quants = [tensor.quant for tensor in (*tensors, y)] if y.dtype == "i8" else []
+
+    def compute(x: Values) -> torch.Tensor:
+        arrays = [value.numpy().astype(kind) for value, kind in zip(x, kinds, strict=True)]
+        result = moves.compute(op.kind, op.attrs, op.constants, arrays, y.shape, quants)
+        return torch.from_numpy(np.ascontiguousarray(result, np.float32))
+
+    return compute
 
 
 def _quantize(op: Op, tensors: list[Tensor], y: Tensor) -> Step:
@@ -316,7 +315,21 @@ def _transpose(op: Op, tensors: list[Tensor], y: Tensor) -> Step:
 
 
 def _softmax(op: Op, tensors: list[Tensor], y: Tensor) -> Step:
+    import torch
+
     axis = cast(int, op.attrs["axis"])
+    if y.dtype == "i8":
+        quant_x, quant_y = _quant(tensors[0]), _quant(y)
+        table = affine.exponentials(quant_x.scale, tensors[0].shape[axis])
+
+        def stored(x: Values) -> torch.Tensor:
+            whole = x[0].numpy().astype(np.int8)
+            result = affine.softmax(whole, table, quant_y.scale, quant_y.zero_point, axis)
+            return torch.from_numpy(result.astype(np.float32))
+
+        return stored
+    if op.attrs.get("log"):
+        return lambda x: x[0].double().log_softmax(axis).float()
     return lambda x: x[0].double().softmax(axis).float()
 
 
@@ -339,7 +352,7 @@ _STEPS: Mapping[str, Callable[[Op, list[Tensor], Tensor], Step]] = {
     "concat": _concat,
     "reshape": _reshape,
     "transpose": _transpose,
-    "resize": _resize,
+    **dict.fromkeys(moves.KINDS, _plainly),
     "quantize": _quantize,
     "dequantize": _dequantize,
     "onnx": _onnx,

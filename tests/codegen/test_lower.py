@@ -364,7 +364,7 @@ def test_what_no_kernel_computes_is_refused_by_name() -> None:
         "maxpool", unsigned, Tensor("y", shape, "u8", quant), "u8 to u8",
         kernel=(1, 1), strides=(1, 1), pads=(0, 0, 0, 0),
     )  # fmt: skip
-    refuse("softmax", stored, Tensor("y", shape, "i8", quant), "softmax of int8", axis=3)
+    refuse("softmax", stored, Tensor("y", shape, "i8", quant), "log softmax", axis=3, log=True)
     refuse("softmax", real, Tensor("y", shape), "softmax along the batch axis", axis=0)
     refuse(
         "maxpool", stored, Tensor("y", shape, "i8", Quant(0.2, 0)), "cannot change the quantiz",

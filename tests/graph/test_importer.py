@@ -39,7 +39,7 @@ EXPECTED = {
         "conv2d": 3, "activation": 3, "avgpool": 1, "maxpool": 1, "linear": 2, "softmax": 1,
     },
     "shuffle": {
-        "conv2d": 3, "activation": 3, "onnx": 2, "concat": 1, "transpose": 1, "mul": 1,
+        "conv2d": 3, "activation": 3, "slice": 2, "concat": 1, "transpose": 1, "mul": 1,
         "global_avgpool": 2, "linear": 1,
     },
     "keywords": {

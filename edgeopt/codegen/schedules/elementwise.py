@@ -15,10 +15,12 @@ from edgeopt.core.network import Array
 from edgeopt.core.target import TargetSpec
 
 BINARY = ("add", "mul", "scale")
+#: Operators that int8 takes by way of float32, each step rounded.
+PAIRS = ("sub", "div", "max", "min", "prelu")
 
 
 class Elementwise(BaseTemplate):
-    """add, mul, scale, activation, quantize, dequantize."""
+    """add, mul, scale and the like, activation, quantize, dequantize."""
 
     name = "elementwise"
 
@@ -31,8 +33,11 @@ class Elementwise(BaseTemplate):
         found = []
         if key.inputs == 1:
             count = elements(key.in_shape) if key.variant == "full" else key.in_shape[-1]
-            found.append(Const("c", key.dtype, count))
-        if key.dtype == "i8":
+            found.append(Const("c", "f32" if key.op in PAIRS else key.dtype, count))
+        if key.dtype == "i8" and key.op in PAIRS:
+            found += [Const(name, kind, key.inputs + 1)
+                      for name, kind in (("scales", "f32"), ("qparams", "i32"))]  # fmt: skip
+        elif key.dtype == "i8":
             factor = (
                 Const("factors", "f32", 2) if key.op == "add" else Const("multiplier", "f32", 1)
             )
@@ -52,7 +57,7 @@ class Elementwise(BaseTemplate):
             isa = isa_of(target)
             assert isa is not None
             given["lut"] = table.pack(isa, given["lut"])
-        if key.op in BINARY and key.inputs == 1:
+        if key.op in (*BINARY, *PAIRS) and key.inputs == 1:
             shape = key.in_shape if key.variant == "full" else key.in_shape[-1:]
             operand = np.asarray(given["c"])
             operand = operand.reshape(operand.shape[max(operand.ndim - len(shape), 0) :])
@@ -84,13 +89,15 @@ def rule(key: OpKey, target: TargetSpec) -> Template | None:
         known = types == ("i8", "f32") and key.inputs == 1
     elif key.op == "activation":
         known = types in (("f32", "f32"), ("i8", "i8")) and key.inputs == 1
-    elif key.op in BINARY:
+    elif key.op in (*BINARY, *PAIRS):
         known = types == ("f32", "f32") or (types == ("i8", "i8") and not key.residual)
         if key.op == "scale":
             known = known and key.inputs == 2
         elif key.inputs == 1:
             known = known and key.variant in ("channel", "full")
         else:
-            known = known and key.inputs == 2 and key.variant == ""
+            known = known and key.inputs == 2 and key.variant in ("", "channel", "pixel")
+        if key.op in PAIRS:
+            known = known and not (key.dtype == "i8" and key.activation != "none")
     same = elements(key.in_shape) == elements(key.out_shape)
     return ELEMENTWISE if known and same else None

@@ -7,7 +7,8 @@ from typing import Any
 
 from edgeopt.codegen.abi import KernelFunction
 from edgeopt.codegen.schedules import table
-from edgeopt.codegen.schedules.emit import Builder, Expr, bcast, cast
+from edgeopt.codegen.schedules.elementwise import PAIRS
+from edgeopt.codegen.schedules.emit import Builder, Expr, bcast, cast, const, dtype_of, tirx
 from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.mathfn import Requantizer, activate, fused, unfused
 from edgeopt.codegen.schedules.template import elements
@@ -22,12 +23,9 @@ def emit(function: KernelFunction, isa: Isa, sizes: Mapping[str, int]) -> Any:
     key = function.key
     count = elements(key.in_shape)
     channels = key.in_shape[-1]
-    by_channel = key.op == "scale" or (key.inputs == 1 and key.variant == "channel")
-    b = Builder(
-        function,
-        {"x0": count, "x1": channels if by_channel else count, "residual": count, "y": count}
-        | dict(sizes),
-    )
+    by_channel = key.op == "scale" or key.variant in ("channel", "pixel")
+    second = count // channels if key.variant == "pixel" else channels if by_channel else count
+    b = Builder(function, {"x0": count, "x1": second, "residual": count, "y": count} | dict(sizes))
     if key.op == "activation" and key.dtype == "i8":
         length = -(-count // (64 * function.parts)) * 64
         full, rest = divmod(count, length)
@@ -39,7 +37,9 @@ def emit(function: KernelFunction, isa: Isa, sizes: Mapping[str, int]) -> Any:
                 table.apply(b, isa, b["x0"], b["y"], full * length, rest)
         return b.finish()
     body, vectors = _float(b, function), 1
-    if "i8" in (key.dtype, key.out_dtype):
+    if key.op in PAIRS and key.dtype == "i8":
+        body, vectors = _by_float(b, isa, function), 4
+    elif "i8" in (key.dtype, key.out_dtype):
         # four vectors of int32 fill one of int8
         body, vectors = _integer(b, isa, function), 1 if key.op == "dequantize" else 4
     if by_channel and channels != count:
@@ -75,6 +75,9 @@ def _operands(
 
     def load(at: Expr, channel: Expr, lanes: int, valid: int) -> tuple[Expr, Expr]:
         left = b.load_some(b["x0"], at, valid, lanes)
+        if key.variant == "pixel":
+            pixel = tirx.floordiv(at - channel, tirx.IntImm("int32", key.in_shape[-1]))
+            return left, bcast(b.load(other, pixel), lanes)
         return left, b.load_some(other, channel if by_channel else at, valid, lanes)
 
     return load
@@ -91,12 +94,52 @@ def _float(b: Builder, function: KernelFunction) -> Body:
             value = b.load_some(b["x0"], at, valid, lanes)
         else:
             left, right = operands(at, channel, lanes, valid)
-            value = left + right if key.op == "add" else left * right
+            value = _combine(b, key.op, left, right)
         value = activate(b, key.activation, b.bind(value))
         if key.residual:
             value = unfused(value) + b.load_some(b["residual"], at, valid, lanes)
             value = activate(b, key.residual_activation, b.bind(value))
         b.store_some(b["y"], at, b.bind(value), valid)
+
+    return body
+
+
+def _combine(b: Builder, op: str, left: Expr, right: Expr) -> Expr:
+    """One operation on floats."""
+    if op in ("add", "sub"):
+        return left + right if op == "add" else left - right
+    if op in ("max", "min"):
+        return (tirx.max if op == "max" else tirx.min)(left, right)
+    if op == "div":
+        return left / right
+    if op == "prelu":
+        left = b.bind(left)
+        lanes = dtype_of(left)[1]
+        return tirx.Select(left < const(0, "float32", lanes), unfused(left * right), left)
+    return left * right
+
+
+def _by_float(b: Builder, isa: Isa, function: KernelFunction) -> Body:
+    """Dequantize, combine, quantize: every step rounded as it would be on its own."""
+    key = function.key
+    operands = _operands(b, function)
+    scales = [b.bind(b.load(b["scales"], i), "scale") for i in range(key.inputs + 1)]
+    zeros = [b.bind(b.load(b["qparams"], i), "zero") for i in range(key.inputs + 1)]
+    requantize = Requantizer(b, isa, zeros[-1], b.bind(-128), b.bind(127))
+
+    def real(stored: Expr, index: int, lanes: int) -> Expr:
+        steps = cast(stored, "int32") - bcast(zeros[index], lanes)
+        return b.bind(unfused(cast(steps, "float32") * bcast(scales[index], lanes)))
+
+    def body(at: Expr, channel: Expr, lanes: int, count: int) -> None:
+        places = [(offset, min(count - offset, lanes)) for offset in range(0, count, lanes)]
+        steps = []
+        for offset, valid in places:
+            left, right = operands(at + offset, channel + offset, lanes, valid)
+            left = real(left, 0, lanes)
+            right = real(right, 1, lanes) if key.inputs == 2 else right
+            steps.append(_combine(b, key.op, left, right) / bcast(scales[-1], lanes))
+        requantize.store(b["y"], at, places, steps)
 
     return body
 

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from edgeopt.codegen.abi import KernelFunction
 from edgeopt.codegen.schedules.emit import Buffer, Builder, Expr, bcast, cast
 from edgeopt.codegen.schedules.isa import Isa
-from edgeopt.codegen.schedules.layout import concat_parts, permutation
+from edgeopt.codegen.schedules.layout import (
+    concat_parts,
+    nested_axes,
+    pads_of,
+    permutation,
+    slice_of,
+)
 from edgeopt.codegen.schedules.mathfn import Requantizer
+from edgeopt.codegen.schedules.resize_code import bilinear
 from edgeopt.codegen.schedules.stage import copy_run
 from edgeopt.codegen.schedules.template import elements
 
 
-def emit(function: KernelFunction, isa: Isa) -> Any:
+def emit(function: KernelFunction, isa: Isa, consts: Mapping[str, int]) -> Any:
     """The kernel as a PrimFunc."""
     key = function.key
     sizes = {"x0": elements(key.in_shape), "y": elements(key.out_shape)}
@@ -23,11 +31,9 @@ def emit(function: KernelFunction, isa: Isa) -> Any:
         assert parts is not None
         rest = elements(key.out_shape) // key.out_shape[parts[0]]
         sizes |= {f"x{i}": rest * part for i, part in enumerate(parts[1])}
-    b = Builder(function, {**sizes, "factors": key.inputs, "qparams": key.inputs + 1})
+    b = Builder(function, sizes | dict(consts))
     width = isa.lanes * (4 if key.dtype == "i8" else 1)
-    {"copy": _copy, "concat": _concat, "transpose": _transpose, "resize": _resize}[key.op](
-        b, function, isa, width
-    )
+    _EMIT[key.op](b, function, isa, width)
     return b.finish()
 
 
@@ -109,10 +115,102 @@ def _transpose(b: Builder, function: KernelFunction, isa: Isa, width: int) -> No
 
 def _resize(b: Builder, function: KernelFunction, isa: Isa, width: int) -> None:
     key = function.key
+    if key.variant == "linear":
+        bilinear(b, function, isa)
+        return
     height, cols, channels = key.in_shape
+    if key.variant == "index":
+        rows, columns = key.out_shape[:2]
+        with b.units(rows).loop(rows, "oh") as oh:
+            line = b.bind(b.load(b["index"], oh), "row")
+            with b.loop(columns, "ow") as ow:
+                at = (line * cols + b.load(b["index"], rows + ow)) * channels
+                _run(b, b["x0"], b.bind(at, "at"), (oh * columns + ow) * channels, channels, width)
+        return
     up, across = key.out_shape[0] // height, key.out_shape[1] // cols
     with b.units(height).loop(height, "ih") as row, b.loop(up, "up") as above:
         line = (row * up + above) * (cols * across * channels)
         with b.loop(cols, "iw") as col, b.loop(across, "across") as beside:
             to = line + (col * across + beside) * channels
             _run(b, b["x0"], (row * cols + col) * channels, to, channels, width)
+
+
+def _slice(b: Builder, function: KernelFunction, isa: Isa, width: int) -> None:
+    key = function.key
+    found = slice_of(key)
+    assert found is not None
+    starts, steps = found
+    rank, kept = len(key.in_shape), nested_axes(key)
+    run = math.prod(key.out_shape[kept:])
+    strides = [math.prod(key.in_shape[i + 1 :]) for i in range(rank)]
+    first = sum(start * stride for start, stride in zip(starts, strides, strict=True))
+
+    def nest(depth: int, at: Expr, to: Expr) -> None:
+        if depth == kept:
+            _run(b, b["x0"], at, to, run, width)
+            return
+        step = math.prod(key.out_shape[depth + 1 :])
+        units = b.units(key.out_shape[depth], divided=depth == 0)
+        with units.loop(key.out_shape[depth], "s") as index:
+            nest(depth + 1, at + index * (steps[depth] * strides[depth]), to + index * step)
+
+    nest(0, first, 0)
+
+
+def _pad(b: Builder, function: KernelFunction, isa: Isa, width: int) -> None:
+    key = function.key
+    found = pads_of(key)
+    assert found is not None
+    begins, ends = found
+    value = b.bind(b.load(b["value"], 0), "value")
+    rank = len(key.in_shape)
+    kept = rank  # inner axes without padding move as one run
+    while kept and not begins[kept - 1] and not ends[kept - 1]:
+        kept -= 1
+
+    def fill(to: Expr, count: int) -> None:
+        full, rest = divmod(count, width)
+        if full:
+            with b.loop(full, "v") as v:
+                b.store(b["y"], to + v * width, bcast(value, width))
+        with b.loop(rest, "v") as v:
+            b.store(b["y"], to + full * width + v, value)
+
+    def nest(depth: int, at: Expr, to: Expr) -> None:
+        inner = math.prod(key.out_shape[depth + 1 :])
+        source = math.prod(key.in_shape[depth + 1 :])
+        fill(to, begins[depth] * inner)
+        to = to + begins[depth] * inner
+        size = key.in_shape[depth]
+        if depth + 1 >= kept:
+            _run(b, b["x0"], at, to, size * source, width)
+        else:
+            with b.loop(size, "p") as index:
+                nest(depth + 1, at + index * source, to + index * inner)
+        fill(to + size * inner, ends[depth] * inner)
+
+    if kept:
+        nest(0, 0, 0)
+    else:
+        _run(b, b["x0"], 0, 0, elements(key.in_shape), width)
+
+
+def _gather(b: Builder, function: KernelFunction, isa: Isa, width: int) -> None:
+    key = function.key
+    axis = int(key.variant.removeprefix("axis"))
+    outer, inner = math.prod(key.in_shape[:axis]), math.prod(key.in_shape[axis + 1 :])
+    size, count = key.in_shape[axis], key.out_shape[axis]
+    with b.units(outer).loop(outer, "o") as o, b.loop(count, "g") as g:
+        at = b.bind((o * size + b.load(b["index"], g)) * inner, "at")
+        _run(b, b["x0"], at, (o * count + g) * inner, inner, width)
+
+
+_EMIT: Mapping[str, Callable[[Builder, KernelFunction, Isa, int], None]] = {
+    "copy": _copy,
+    "concat": _concat,
+    "transpose": _transpose,
+    "resize": _resize,
+    "slice": _slice,
+    "pad": _pad,
+    "gather": _gather,
+}

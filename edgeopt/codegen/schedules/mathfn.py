@@ -106,6 +106,30 @@ def exp(b: Builder, x: Expr) -> Expr:
     return mantissa * power
 
 
+def log(b: Builder, x: Expr) -> Expr:
+    """Natural logarithm of a normal positive float, to about two units in the last place."""
+    lanes = dtype_of(x)[1]
+    bits = b.bind(reinterpret(x, "int32", lanes))
+    # m in [sqrt(1/2), sqrt 2), x = m * 2**n
+    shifted = b.bind(bits - const(0x3F3504F3, "int32", lanes))
+    n = b.bind(cast(tirx.shift_right(shifted, const(23, "int32", lanes)), "float32"))
+    rest = tirx.bitwise_and(shifted, const(0x007FFFFF, "int32", lanes))
+    m = reinterpret(rest + const(0x3F3504F3, "int32", lanes), "float32", lanes)
+    t = b.bind(m - const(1.0, lanes=lanes))
+    square = b.bind(t * t)
+    tail = _polynomial(  # Cephes, logf
+        t,
+        (
+            7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1,
+            1.4249322787e-1, -1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1,
+            3.3333331174e-1,
+        ),
+    )  # fmt: skip
+    y = b.bind(t * square * tail + n * const(-2.12194440e-4, lanes=lanes))
+    y = b.bind(y - const(0.5, lanes=lanes) * square)
+    return (t + y) + n * const(0.693359375, lanes=lanes)
+
+
 def _sigmoid(b: Builder, x: Expr) -> Expr:
     one = const(1.0, lanes=dtype_of(x)[1])
     return one / (one + exp(b, const(0.0, lanes=dtype_of(x)[1]) - x))

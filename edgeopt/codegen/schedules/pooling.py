@@ -1,4 +1,4 @@
-"""The template of maximum, average and global average pooling."""
+"""The template of maximum, average and global average pooling, and of reductions of maps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from edgeopt.core.target import TargetSpec
 #: Vectors of channels pooled at once, to hide the latency of one addition.
 _AT_ONCE = 4
 
-OPS = ("maxpool", "avgpool", "global_avgpool")
+OPS = ("maxpool", "avgpool", "global_avgpool", "reduce")
+#: Those of which one window is the map.
+WHOLE = ("global_avgpool", "reduce")
 
 
 class Pooling(BaseTemplate):
@@ -23,15 +25,16 @@ class Pooling(BaseTemplate):
 
     def consts(self, key: OpKey, target: TargetSpec) -> tuple[Const, ...]:
         """Requantization of an integer average."""
-        if key.dtype == "f32" or key.op == "maxpool":
+        if key.dtype == "f32" or key.op == "maxpool" or key.variant in ("max", "min"):
             return ()
-        return Const("multiplier", "f32", 1), Const("qparams", "i32", 4)
+        count = key.kernel[0] * key.kernel[1] if is_uneven(key) else 1
+        return Const("multiplier", "f32", count), Const("qparams", "i32", 4)
 
     def parts(self, key: OpKey, target: TargetSpec) -> int:
         """Rows apart; vectors of channels of a global average."""
         isa = isa_of(target)
         assert isa is not None
-        windows = key.kernel[0] * key.kernel[1] if key.op != "global_avgpool" else 1
+        windows = key.kernel[0] * key.kernel[1] if key.op not in WHOLE else 1
         cycles = elements(key.out_shape) * windows / isa.lanes + parts.pass_cycles(key)
         return parts.even(target.threads, units_of(key, isa), cycles)
 
@@ -46,7 +49,7 @@ class Pooling(BaseTemplate):
 
 def units_of(key: OpKey, isa: Isa) -> int:
     """Pieces that can be computed apart."""
-    if key.op == "global_avgpool":
+    if key.op in WHOLE:
         return sum(times for _, times, _, _ in block_runs(key.in_shape[2], isa.lanes))
     return key.out_shape[0]
 
@@ -68,15 +71,28 @@ def block_runs(channels: int, lanes: int) -> list[tuple[int, int, int, int]]:
 POOLING = Pooling()
 
 
+def is_uneven(key: OpKey) -> bool:
+    """Whether windows of an average are divided by different numbers of elements."""
+    if key.op != "avgpool":
+        return False
+    if any(key.pads) and key.variant != "include":
+        return True
+    begins, ends = key.pads[:2], key.pads[2:]
+    return any(  # rounding up lets the last windows hang over the edge
+        (key.out_shape[i] - 1) * key.strides[i] + key.kernel[i] - begins[i]
+        > key.in_shape[i] + ends[i]
+        for i in range(2)
+    )
+
+
 def rule(key: OpKey, target: TargetSpec) -> Template | None:
-    """Pooling keys; an integer average only where every window has the same size."""
+    """Pooling keys."""
     if key.op not in OPS or key.inputs != 1 or isa_of(target) is None or len(key.in_shape) != 3:
         return None
     if key.dtype != key.out_dtype or key.dtype not in ("f32", "i8"):
         return None
     if key.residual or key.activation != "none" or key.dilations != (1, 1):
         return None
-    uneven = any(key.pads) and key.variant != "include"
-    if key.op == "avgpool" and key.dtype == "i8" and uneven:
+    if key.op == "reduce" and key.variant not in ("sum", "max", "min"):
         return None
     return POOLING

@@ -8,7 +8,7 @@ from edgeopt.codegen.abi import KernelFunction
 from edgeopt.codegen.schedules.emit import Builder, Expr, Registers, bcast, cast, const, tirx
 from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.mathfn import Requantizer
-from edgeopt.codegen.schedules.pooling import block_runs, units_of
+from edgeopt.codegen.schedules.pooling import WHOLE, block_runs, is_uneven, units_of
 from edgeopt.codegen.schedules.template import elements
 
 
@@ -23,22 +23,29 @@ class _Emitter:
         sizes = {"x0": elements(key.in_shape), "y": elements(key.out_shape)}
         self.key, self.lanes = key, isa.lanes
         self.integer = key.dtype == "i8"
-        self.b = Builder(function, {**sizes, "multiplier": 1, "qparams": 4})
+        uneven = is_uneven(key)
+        factors = key.kernel[0] * key.kernel[1] if uneven else 1
+        self.b = Builder(function, {**sizes, "multiplier": factors, "qparams": 4})
+        #: what is kept of the values met: "max", "min" or "sum"
+        self.how = "max" if key.op == "maxpool" else key.variant if key.op == "reduce" else "sum"
+        self.uneven = uneven
         b = self.b
-        whole = key.op == "global_avgpool"
+        whole = key.op in WHOLE
         self.row_units = b.units(key.out_shape[0], divided=not whole)
         self.block_units = b.units(units_of(key, isa), divided=whole)
-        if self.integer and key.op != "maxpool":
+        if self.integer and self.how == "sum":
             self.zero_x, zero_y, low, high = (
                 b.bind(b.load(b["qparams"], i), "q") for i in range(4)
             )
             self.requantize = Requantizer(b, isa, zero_y, low, high)
-            self.factor = b.bind(b.load(b["multiplier"], 0), "factor")
+            self.factor: Expr = None  # that of a window, where they differ
+            if not uneven:
+                self.factor = b.bind(b.load(b["multiplier"], 0), "factor")
 
     def run(self) -> Any:
         b, key = self.b, self.key
         height, width, _ = key.in_shape
-        if key.op == "global_avgpool":
+        if key.op in WHOLE:
             self.pool(0, 0, 0, 1, height * width, height * width)
             return b.finish()
         out_w = key.out_shape[1]
@@ -47,7 +54,7 @@ class _Emitter:
             with b.loop(out_w, "ow") as col:
                 left, cols = self.clip(col * key.strides[1] - key.pads[1], key.kernel[1], width)
                 taps = b.bind(rows * cols, "taps")
-                whole = not any(key.pads) or key.variant == "include"
+                whole = not self.uneven
                 count: Expr = key.kernel[0] * key.kernel[1] if whole else taps
                 self.pool(row * out_w + col, top, left, rows, cols, count, taps)
         return b.finish()
@@ -66,6 +73,9 @@ class _Emitter:
     ) -> None:  # fmt: skip
         b, key = self.b, self.key
         channels, width = key.in_shape[2], key.in_shape[1]
+        if self.uneven and self.integer:
+            assert taps is not None
+            self.factor = b.bind(b.load(b["multiplier"], taps - 1), "factor")
         unit = 0
         for channel, times, vectors, valid in block_runs(channels, self.lanes):
             with self.block_units.loop(times, "c", start=unit) as step:
@@ -83,11 +93,12 @@ class _Emitter:
             unit += times
 
     def start(self) -> Expr:
-        if self.key.op != "maxpool":
+        if self.how == "sum":
             return const(0, "int32" if self.integer else "float32", self.lanes)
         if self.integer:
-            return const(-128, "int32", self.lanes)
-        return const(float("-inf"), "float32", self.lanes)
+            return const(-128 if self.how == "max" else 127, "int32", self.lanes)
+        limit = float("-inf") if self.how == "max" else float("inf")
+        return const(limit, "float32", self.lanes)
 
     def gather(self, acc: Registers, at: Expr, vectors: int, valid: int) -> None:
         b = self.b
@@ -96,11 +107,16 @@ class _Emitter:
             if self.integer:
                 x = cast(x, "int32")
             x = b.bind(x)
-            acc[v] = tirx.max(acc[v], x) if self.key.op == "maxpool" else acc[v] + x
+            if self.how == "sum":
+                acc[v] = acc[v] + x
+            else:
+                acc[v] = (tirx.max if self.how == "max" else tirx.min)(acc[v], x)
 
     def finish(self, value: Expr, count: Expr, taps: Expr) -> Expr:
-        if self.key.op == "maxpool":
+        if self.how != "sum":
             return cast(value, "int8") if self.integer else value
+        if self.key.op == "reduce" and not self.integer:
+            return value
         if not self.integer:
             if isinstance(count, int):
                 return value * const(1.0 / count, "float32", self.lanes)
