@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from edgeopt.core.errors import InputError
 
-_TEXT = re.compile(r"(?:(\d{1,3})x(\d{1,3}))?([pr]?)(?:s(\d{1,3}))?(?:b(\d{1,5}))?")
+#: Ways to compute a convolution that a choice may name.
+FORMS = ("", "d", "w2", "w4")
+_TEXT = re.compile(r"(?:(\d{1,3})x(\d{1,3}))?([pr]?)(?:s(\d{1,3}))?(?:b(\d{1,5}))?(d|w2|w4)?")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -26,7 +28,9 @@ class Choice:
         vectors: vectors of output channels of a tile.
         order: ``p`` walks all rows for each panel of weights, ``r`` all panels for each row.
         split: independent partial sums along the reduction.
-        band: output rows computed from one staged copy of the input.
+        band: output rows (in Winograd's domain rows of tiles) computed from one staged copy.
+        form: ``d`` computes a convolution directly, ``w2`` and ``w4`` in Winograd's domain with
+            tiles of 2x2 or 4x4 outputs.
     """
 
     pixels: int = 0
@@ -34,10 +38,12 @@ class Choice:
     order: str = ""
     split: int = 0
     band: int = 0
+    form: str = ""
 
     def __post_init__(self) -> None:
         counts = (self.pixels, self.vectors, self.split, self.band)
         good = all(0 <= count < 100_000 for count in counts) and self.order in ("", "p", "r")
+        good = good and self.form in FORMS
         if not good or (self.pixels == 0) != (self.vectors == 0):
             raise InputError(f"a tile cannot be {counts} {self.order!r}", where="tile choice")
 
@@ -45,7 +51,7 @@ class Choice:
         tile = f"{self.pixels}x{self.vectors}" if self.pixels else ""
         split = f"s{self.split}" if self.split else ""
         band = f"b{self.band}" if self.band else ""
-        return tile + self.order + split + band or "model"
+        return tile + self.order + split + band + self.form or "model"
 
     @classmethod
     def parse(cls, text: str) -> Choice:
@@ -61,8 +67,9 @@ class Choice:
             raise InputError(
                 f"{text[:40]!r} is not a tile choice", hint="one is written like 6x2, 6x2p or 4x1b7"
             )
-        pixels, vectors, order, split, band = found.groups()
-        return cls(int(pixels or 0), int(vectors or 0), order, int(split or 0), int(band or 0))
+        pixels, vectors, order, split, band, form = found.groups()
+        counts = [int(count or 0) for count in (pixels, vectors, split, band)]
+        return cls(counts[0], counts[1], order, counts[2], counts[3], form or "")
 
 
 #: Leaves everything to the template's model.

@@ -12,6 +12,7 @@ import numpy as np
 
 from edgeopt.codegen import build, schedules
 from edgeopt.codegen.abi import symbol_of
+from edgeopt.codegen.schedules import winograd_plan
 from edgeopt.core import activations, affine
 from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.kernels import OpKey
@@ -322,14 +323,18 @@ def _integer(
 
 
 def check(key: OpKey, got: np.ndarray, want: np.ndarray) -> None:
-    """Bit-exact for integers, 1e-5 of the larger of one and the value for floats."""
+    """Bit-exact for integers, 1e-5 of the larger of one and the value for floats.
+
+    3x3 convolutions in Winograd's domain have thrice that; `test_winograd` bounds them tightly.
+    """
     if key.out_dtype == "i8" or key.dtype == "i8":
         assert got.dtype == want.dtype
         wrong = int((got != want).sum())
         assert wrong == 0, f"{key}: {wrong} of {got.size} elements differ"
         return
     error = np.abs(got - want) / np.maximum(1.0, np.abs(want))
-    assert error.max() <= 1e-5, f"{key}: relative error {error.max():.2e}"
+    bound = 3e-5 if winograd_plan.applies(key) else 1e-5
+    assert error.max() <= bound, f"{key}: relative error {error.max():.2e}"
 
 
 _EMULATED = """

@@ -26,6 +26,11 @@ BIG = (
     OpKey("depthwise", (7, 7, 960), (7, 7, 960), kernel=(5, 5), pads=(2, 2, 2, 2), groups=960),
     OpKey("linear", (1280,), (1000,)),
 )
+#: In Winograd's domain: several bands, and one.
+WINOGRAD = (
+    OpKey("conv2d", (30, 30, 24), (30, 30, 40), kernel=(3, 3), pads=(1, 1, 1, 1)),
+    OpKey("conv2d", (7, 7, 64), (7, 7, 128), kernel=(3, 3), pads=(1, 1, 1, 1)),
+)
 
 
 def integer(key: OpKey) -> OpKey:
@@ -37,7 +42,7 @@ def integer(key: OpKey) -> OpKey:
 def keys() -> list[OpKey]:
     """Of every template, in both precisions where it has them."""
     both = [*CONVS, *BIG]
-    found = [*both, *map(integer, both), *OTHERS]
+    found = [*both, *map(integer, both), *OTHERS, *WINOGRAD]
     return [key for key in dict.fromkeys(found) if schedules.select(key, harness.HOST)]
 
 

@@ -62,7 +62,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from edgeopt.codegen.schedules import depthwise, elementwise, gemm, layout, pooling, softmax
+from edgeopt.codegen.schedules import (
+    depthwise,
+    elementwise,
+    gemm,
+    layout,
+    pooling,
+    softmax,
+    winograd,
+    winograd_plan,
+)
 from edgeopt.codegen.schedules.template import Template
 from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.kernels import OpKey
@@ -73,6 +82,7 @@ __all__ = ["Template", "select"]
 #: Tried in order; the first that answers is used.
 RULES: tuple[Callable[[OpKey, TargetSpec], Template | None], ...] = (
     depthwise.rule,
+    winograd.rule,
     gemm.rule,
     elementwise.rule,
     pooling.rule,
@@ -83,6 +93,8 @@ RULES: tuple[Callable[[OpKey, TargetSpec], Template | None], ...] = (
 
 def select(key: OpKey, target: TargetSpec, choice: Choice = MODEL) -> Template | None:
     """The template that implements a key on a target, tiled as ``choice`` says, or None."""
+    if choice.form and winograd_plan.applies(key):
+        return (gemm.GEMM if choice.form == "d" else winograd.WINOGRAD).with_choice(choice)
     for rule in RULES:
         template = rule(key, target)
         if template is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from edgeopt.codegen.schedules import depthwise_plan, gemm_plan
+from edgeopt.codegen.schedules import depthwise_plan, gemm_plan, winograd_plan
 from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.kernels import OpKey
@@ -38,7 +38,26 @@ def of_gemm(key: OpKey, isa: Isa) -> tuple[Choice, ...]:
     if own.stage is not None:
         found += [Choice(band=band) for band in _bands(key, own)]
     found += [Choice(*tile) for tile in tiles[1:]]
-    return _distinct(found, [gemm_plan.plan_of(key, isa, choice) for choice in found], own)
+    plans: list[object] = [gemm_plan.plan_of(key, isa, choice) for choice in found]
+    if winograd_plan.applies(key):
+        forms = [Choice(form="w2"), Choice(form="w4")]
+        found = [*forms, *found]
+        plans = [*(winograd_plan.plan_of(key, isa, form) for form in forms), *plans]
+    return _distinct(found, plans, own)
+
+
+@lru_cache(maxsize=4096)
+def of_winograd(key: OpKey, isa: Isa) -> tuple[Choice, ...]:
+    """The direct convolution, the other size of tiles, other bands and register tiles."""
+    own = winograd_plan.plan_of(key, isa)
+    assert own is not None
+    form = f"w{own.outputs_side}"
+    found = [Choice(form="d"), Choice(form="w2"), Choice(form="w4")]
+    bands = {-(-own.band // 2), min(own.band * 2, own.tile_rows)} - {own.band}
+    found += [Choice(band=band, form=form) for band in sorted(bands)]
+    tiles = _tiles(own.product, isa, integer=False)[:3]
+    found += [Choice(pixels, vectors, form=form) for pixels, vectors in tiles]
+    return _distinct(found, [winograd_plan.plan_of(key, isa, choice) for choice in found], own)
 
 
 def _tiles(own: gemm_plan.Plan, isa: Isa, *, integer: bool) -> list[tuple[int, int]]:

@@ -9,6 +9,7 @@ from typing import Any
 from edgeopt.codegen.abi import KernelFunction
 from edgeopt.codegen.schedules import dot, gemm_along, table
 from edgeopt.codegen.schedules.emit import (
+    Buffer,
     Builder,
     Expr,
     Registers,
@@ -228,7 +229,10 @@ class _Emitter:
             if along:
                 tile.reduce(self.source, at, window.col_stride, weights + step, window.run_packed)
             else:
-                self.reduce(acc, at, weights + step, pixels, vectors)
+                reduce(
+                    b, self.isa, plan, self.source, self.integer, acc, at, weights + step,
+                    pixels, vectors,
+                )  # fmt: skip
         out = (first + row) * window.out_cols + col
         pixel = plan.groups * plan.outputs
         out = out * pixel + group * plan.outputs + vector * plan.lanes
@@ -252,48 +256,6 @@ class _Emitter:
                 value = value + acc[s * pixels * vectors + i]
             self.finish(value, out + offset, some)
 
-    def reduce(self, acc: Registers, at: Expr, weights: Expr, pixels: int, vectors: int) -> None:
-        """One contiguous run of the reduction."""
-        b, plan, window = self.b, self.plan, self.plan.window
-        steps = window.run_packed // plan.pack
-        width = plan.lanes * plan.pack  # weights of one vector and step
-        # Reading whole vectors of activations must not run past the end of the run.
-        chunk = 4 if self.isa.by_element and plan.split == 1 else plan.split
-        chunks, rest = divmod(steps, chunk)
-
-        def step(x_at: Expr, w_at: Expr, count: int, together: bool) -> None:
-            held = None
-            if together and self.isa.by_element:
-                held = [
-                    b.bind(b.load(self.source, x_at + m * window.col_stride, chunk * plan.pack))
-                    for m in range(pixels)
-                ]
-            for j in range(count):
-                w = [
-                    b.bind(dot.weights(b, self.isa, self.integer, w_at, (j * vectors + n) * width))
-                    for n in range(vectors)
-                ]
-                s = j % plan.split
-                for m in range(pixels):
-                    if held is not None:
-                        x = part(held[m], j * plan.pack, plan.pack)
-                    else:
-                        x_index = x_at + m * window.col_stride + j * plan.pack
-                        x = b.load(self.source, x_index, plan.pack)
-                    x = b.bind(dot.spread(self.isa, self.integer, x, plan.lanes))
-                    for n in range(vectors):
-                        index = (s * pixels + m) * vectors + n
-                        acc[index] = dot.accumulate(self.isa, self.integer, acc[index], w[n], x)
-
-        stride = vectors * width
-        if chunks:
-            with b.loop(chunks, "k") as k:
-                step(at + k * chunk * plan.pack, weights + k * (chunk * stride), chunk, chunk == 4)
-        if rest:
-            done = chunks * chunk
-            with b.loop(rest, "k") as k:
-                step(at + (done + k) * plan.pack, weights + (done + k) * stride, 1, False)
-
     def finish(self, value: Expr, place: Expr, count: int) -> None:
         """Activation, residual and store of one float vector."""
         b, key, lanes = self.b, self.key, self.plan.lanes
@@ -302,3 +264,49 @@ class _Emitter:
             value = value + b.load_some(b["residual"], place, count, lanes)
             value = activate(b, key.residual_activation, b.bind(value))
         b.store_some(b["y"], place, b.bind(value), count)
+
+
+def reduce(
+    b: Builder, isa: Isa, plan: Plan, source: Buffer, integer: bool, acc: Registers, at: Expr,
+    weights: Expr, pixels: int, vectors: int,
+) -> None:  # fmt: skip
+    """Add one contiguous run of the reduction to the accumulators of a tile."""
+    window = plan.window
+    steps = window.run_packed // plan.pack
+    width = plan.lanes * plan.pack  # weights of one vector and step
+    # Reading whole vectors of activations must not run past the end of the run.
+    chunk = 4 if isa.by_element and plan.split == 1 else plan.split
+    chunks, rest = divmod(steps, chunk)
+
+    def step(x_at: Expr, w_at: Expr, count: int, together: bool) -> None:
+        held = None
+        if together and isa.by_element:
+            held = [
+                b.bind(b.load(source, x_at + m * window.col_stride, chunk * plan.pack))
+                for m in range(pixels)
+            ]
+        for j in range(count):
+            w = [
+                b.bind(dot.weights(b, isa, integer, w_at, (j * vectors + n) * width))
+                for n in range(vectors)
+            ]
+            s = j % plan.split
+            for m in range(pixels):
+                if held is not None:
+                    x = part(held[m], j * plan.pack, plan.pack)
+                else:
+                    x_index = x_at + m * window.col_stride + j * plan.pack
+                    x = b.load(source, x_index, plan.pack)
+                x = b.bind(dot.spread(isa, integer, x, plan.lanes))
+                for n in range(vectors):
+                    index = (s * pixels + m) * vectors + n
+                    acc[index] = dot.accumulate(isa, integer, acc[index], w[n], x)
+
+    stride = vectors * width
+    if chunks:
+        with b.loop(chunks, "k") as k:
+            step(at + k * chunk * plan.pack, weights + k * (chunk * stride), chunk, chunk == 4)
+    if rest:
+        done = chunks * chunk
+        with b.loop(rest, "k") as k:
+            step(at + (done + k) * plan.pack, weights + (done + k) * stride, 1, False)

@@ -107,10 +107,10 @@ def plan_of(key: OpKey, isa: Isa, choice: Choice = MODEL) -> Plan:
     ragged = per_group % pack != 0
     staged = padded or (integer and (isa.must_stage or ragged))
     if flat:
-        window = _flat_window(in_h * in_w, in_c, per_group, pack, key.groups)
+        window = flat_window(in_h * in_w, in_c, per_group, pack, key.groups)
         if staged:
             return _flat_staged(key, isa, window, out_c, choice)
-        return _tiled(key, isa, window, None, 1, out_c, pack, choice)
+        return tiled(key, isa, window, None, 1, out_c, pack, choice)
     # A run is a whole row of the kernel where its pixels are neighbours in memory.
     joined = key.groups == 1 and key.dilations[1] == 1
     run = kernel_w * in_c if joined else per_group
@@ -132,7 +132,7 @@ def plan_of(key: OpKey, isa: Isa, choice: Choice = MODEL) -> Plan:
         group_stride=per_group,
     )
     if not staged:
-        return _tiled(key, isa, window, None, out_h, out_c, pack, choice)
+        return tiled(key, isa, window, None, out_h, out_c, pack, choice)
     dtype = isa.stage_dtype if integer else "f32"
     row_bytes = cols * channels * BYTES[dtype]
     fitting = max(isa.l1d_bytes // 2 // row_bytes, used_rows + 3 * key.strides[0])
@@ -143,10 +143,11 @@ def plan_of(key: OpKey, isa: Isa, choice: Choice = MODEL) -> Plan:
         dtype, rows, cols, channels, key.pads[0], key.pads[1],
         round_up(rows * cols * channels + pack, 64),
     )  # fmt: skip
-    return _tiled(key, isa, window, stage, band, out_c, pack, choice)
+    return tiled(key, isa, window, stage, band, out_c, pack, choice)
 
 
-def _flat_window(pixels: int, channels: int, run: int, pack: int, groups: int) -> Window:
+def flat_window(pixels: int, channels: int, run: int, pack: int, groups: int) -> Window:
+    """The window of a product of matrices: ``pixels`` rows, ``channels`` elements apart."""
     return Window(
         out_rows=1, out_cols=pixels, row_stride=pixels * channels, col_stride=channels,
         taps_h=1, tap_h_stride=0, taps_w=1, tap_w_stride=0,
@@ -176,7 +177,7 @@ def _flat_staged(key: OpKey, isa: Isa, window: Window, out_c: int, choice: Choic
             taps_h=1, tap_h_stride=0, taps_w=1, tap_w_stride=0,
             run=window.run, run_packed=window.run_packed, group_stride=window.run,
         )  # fmt: skip
-        plan = _tiled(key, isa, part, stage, 1, out_c, pack, choice)
+        plan = tiled(key, isa, part, stage, 1, out_c, pack, choice)
         cost = tile_cost(plan, isa, plan.pixels, plan.vectors) * part.out_rows
         cost += part.out_rows * plan.weight_elements / 32
         if best is None or cost < best[0]:
@@ -185,7 +186,7 @@ def _flat_staged(key: OpKey, isa: Isa, window: Window, out_c: int, choice: Choic
     return best[1]
 
 
-def _tiled(
+def tiled(
     key: OpKey,
     isa: Isa,
     window: Window,
@@ -195,6 +196,7 @@ def _tiled(
     pack: int,
     choice: Choice,
 ) -> Plan:
+    """Choose tile, loop order and partial sums."""
     outputs = out_c // key.groups
     reduction = window.taps_h * window.taps_w * window.run_packed
     base = Plan(
