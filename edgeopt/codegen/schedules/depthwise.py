@@ -2,8 +2,8 @@
 
 f32 reads the input where it lies; the columns whose window leaves the map are emitted apart with
 their taps clipped, and rows outside are skipped by loop bounds, so no inner loop branches.
-int8 first widens (and pads) a block of channels of a band of rows into scratch; where the
-processor multiplies and adds pairs, each row interleaved with the one below.
+int8 does the same where the processor multiplies and adds pairs; elsewhere it first widens (and
+pads) a block of channels of a band of rows into scratch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from edgeopt.codegen.schedules import candidates, table
 from edgeopt.codegen.schedules.depthwise_parts import parts_of
-from edgeopt.codegen.schedules.depthwise_plan import Plan, pairs_rows, plan_of
+from edgeopt.codegen.schedules.depthwise_plan import Plan, pairs_taps, plan_of
 from edgeopt.codegen.schedules.gemm import fold_bias, requantization
 from edgeopt.codegen.schedules.isa import Isa, isa_of
 from edgeopt.codegen.schedules.template import BaseTemplate, Const, Template, is_table, round_up
@@ -45,15 +45,16 @@ class Depthwise(BaseTemplate):
         if key.dtype == "f32":
             weights = Const("weights", "f32", plan.channels * taps)
             return weights, Const("bias", "f32", plan.channels)
-        rows = round_up(key.kernel[0], 2)
-        weights = Const("weights", "i16", plan.channels * rows * key.kernel[1])
+        each = plan.slots or round_up(key.kernel[0], 2) // 2 * key.kernel[1]
+        weights = Const("weights", "i16", plan.channels * each * 2)
         return (weights, *requantization(key, plan.channels))
 
     def scratch_bytes(self, key: OpKey, target: TargetSpec) -> int:
-        """Bytes of the widened band of one block of channels."""
+        """Bytes of the widened band of one block of channels, or of a row of padding."""
         if key.dtype == "f32":
             return 0
-        return round_up(self.plan(key, target).stage_elements * 2, 64)
+        plan = self.plan(key, target)
+        return plan.pad_bytes or round_up(plan.stage_elements * 2, 64)
 
     def parts(self, key: OpKey, target: TargetSpec) -> int:
         """Rows or vectors of channels apart."""
@@ -78,13 +79,7 @@ class Depthwise(BaseTemplate):
                 "weights": np.ascontiguousarray(by_vector.transpose(0, 2, 3, 1)).reshape(-1),
                 "bias": np.pad(np.asarray(bias, np.float32), spare),
             }
-        rows = round_up(key.kernel[0], 2)
-        paired = np.pad(by_vector, ((0, 0), (0, 0), (0, rows - key.kernel[0]), (0, 0)))
-        # [vector][row pair][column][lane][row], lanes in the order of the accumulators
-        paired = paired.reshape(plan.blocks, plan.lanes, rows // 2, 2, key.kernel[1])
-        ordered = paired.transpose(0, 2, 4, 1, 3)[:, :, :, sum(lane_order(isa), ())]
-        if not pairs_rows(isa):
-            ordered = ordered.swapaxes(3, 4)
+        ordered = _in_pairs(by_vector) if pairs_taps(isa) else _in_rows(by_vector)
         packed: dict[str, Array] = {
             "weights": np.ascontiguousarray(ordered, np.int16).reshape(-1),
             "bias": np.pad(fold_bias(constants), spare),
@@ -97,12 +92,13 @@ class Depthwise(BaseTemplate):
 
     def primfunc(self, key: OpKey, target: TargetSpec) -> Any:
         """Emit the kernel."""
-        from edgeopt.codegen.schedules import depthwise_f32, depthwise_i8
+        from edgeopt.codegen.schedules import depthwise_f32, depthwise_i8, depthwise_pairs
 
         isa = _isa(target)
         sizes = {const.name: const.elements for const in self.consts(key, target)}
-        module = depthwise_f32 if key.dtype == "f32" else depthwise_i8
-        return module.emit(self.function(key, target), self.plan(key, target), isa, sizes)
+        integer = depthwise_pairs if pairs_taps(isa) else depthwise_i8
+        emit = depthwise_f32.emit if key.dtype == "f32" else integer.emit
+        return emit(self.function(key, target), self.plan(key, target), isa, sizes)
 
 
 def _isa(target: TargetSpec) -> Isa:
@@ -111,17 +107,26 @@ def _isa(target: TargetSpec) -> Isa:
     return isa
 
 
-def lane_order(isa: Isa) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Channels of the two accumulators of a pixel.
+def _in_rows(weights: Array) -> Array:
+    """Weights [vector][lane][row][column] as [vector][row pair][column][row][lane]."""
+    blocks, lanes, taps_h, taps_w = weights.shape
+    even = np.pad(weights, ((0, 0), (0, 0), (0, taps_h % 2), (0, 0)))
+    rows = even.reshape(blocks, lanes, -1, 2, taps_w)
+    ordered: Array = rows.transpose(0, 2, 4, 3, 1)
+    return ordered
 
-    Interleaving instructions work within 128 bits: of each eight channels, the first
-    accumulator holds four and the second the others.
-    """
-    lanes = 2 * isa.lanes
-    if not pairs_rows(isa):
-        return tuple(range(isa.lanes)), tuple(range(isa.lanes, lanes))
-    low = tuple(c for c in range(lanes) if c % 8 < 4)
-    return low, tuple(c for c in range(lanes) if c % 8 >= 4)
+
+def _in_pairs(weights: Array) -> Array:
+    """The same as [vector][pair of taps][lane][tap]: rows in pairs, then columns of a last row."""
+    blocks, lanes, taps_h, taps_w = weights.shape
+    pairs = taps_h // 2
+    rows = weights[:, :, : 2 * pairs].reshape(blocks, lanes, pairs, 2, taps_w)
+    ordered: Array = rows.transpose(0, 2, 4, 1, 3).reshape(blocks, -1, lanes, 2)
+    if taps_h % 2:
+        last = np.pad(weights[:, :, -1], ((0, 0), (0, 0), (0, taps_w % 2)))
+        last = last.reshape(blocks, lanes, -1, 2).transpose(0, 2, 1, 3)
+        ordered = np.concatenate([ordered, last], axis=1)
+    return ordered
 
 
 DEPTHWISE = Depthwise()

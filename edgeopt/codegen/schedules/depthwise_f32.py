@@ -7,7 +7,7 @@ from typing import Any
 
 from edgeopt.codegen.abi import KernelFunction
 from edgeopt.codegen.schedules.depthwise_parts import axis_of, block_runs
-from edgeopt.codegen.schedules.depthwise_plan import Plan
+from edgeopt.codegen.schedules.depthwise_plan import Plan, column_runs
 from edgeopt.codegen.schedules.emit import Builder, Expr, Registers, tirx
 from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.mathfn import activate
@@ -44,7 +44,7 @@ class _Emitter:
             for start, times, vectors, valid in self.runs:
                 with self.block_units.loop(times, "c", start=unit) as block:
                     vector = start + block * vectors
-                    for low, runs, pixels in self.columns():
+                    for low, runs, pixels in column_runs(key, self.plan):
                         with b.loop(runs, "ow") as run:
                             col = low + run * pixels
                             self.tile(
@@ -69,31 +69,6 @@ class _Emitter:
             )
         first = b.bind(low, "first")
         return first, b.bind(high - first, "taps")
-
-    def columns(self) -> list[tuple[int, int, int]]:
-        """Runs over output columns: (first, times, columns at once).
-
-        Tiles whose windows all lie inside the map share one loop; the others are apart.
-        """
-        out_w, pixels = self.key.out_shape[1], self.plan.pixels
-        tiles = [(start, min(pixels, out_w - start)) for start in range(0, out_w, pixels)]
-        runs: list[tuple[int, int, int]] = []
-        inside = False
-        for start, width in tiles:
-            interior = width == pixels and self.interior(start, width)
-            if interior and inside:
-                low, times, _ = runs[-1]
-                runs[-1] = (low, times + 1, width)
-            else:
-                runs.append((start, 1, width))
-            inside = interior
-        return runs
-
-    def interior(self, start: int, width: int) -> bool:
-        key = self.key
-        low = start * key.strides[1] - key.pads[1]
-        last = (start + width - 1) * key.strides[1] - key.pads[1]
-        return low >= 0 and last + (key.kernel[1] - 1) * key.dilations[1] < key.in_shape[1]
 
     def tile(
         self, row: Expr, at: Expr, first: Expr, count: Expr, low: int, col: Expr, pixels: int,

@@ -1,30 +1,26 @@
 """Emission of int8 depthwise convolutions.
 
 A block of channels of a band of rows is widened to int16 in scratch, padded, so that the taps
-read it without borders. Where the processor has a pairwise int16 multiply-add, each staged row
-holds an input row interleaved with the one below, and one instruction does two taps.
+read it without borders.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from edgeopt.codegen.abi import KernelFunction
 from edgeopt.codegen.schedules import table
-from edgeopt.codegen.schedules.depthwise import lane_order
 from edgeopt.codegen.schedules.depthwise_parts import axis_of
-from edgeopt.codegen.schedules.depthwise_plan import Plan, pairs_rows
+from edgeopt.codegen.schedules.depthwise_plan import Plan
 from edgeopt.codegen.schedules.emit import (
     Builder,
     Expr,
     Registers,
     bcast,
     cast,
-    intrinsic,
     join,
     part,
-    shuffle,
     tirx,
 )
 from edgeopt.codegen.schedules.isa import Isa
@@ -44,11 +40,8 @@ class _Emitter:
         key = function.key
         self.key, self.plan, self.isa = key, plan, isa
         self.half = plan.lanes // 2  # int32 lanes of one accumulator
-        self.pairs = pairs_rows(isa)
-        self.order = lane_order(isa)
         self.padded = any(key.pads)
         self.keeps_rows = False
-        self.width = plan.lanes * (2 if self.pairs else 1)  # staged elements of a pixel
         b = Builder(function, {**sizes, "x0": elements(key.in_shape), "y": elements(key.out_shape)})
         self.b = b
         self.stage_buffer = b.scratch_view("i16", 0, plan.stage_elements)
@@ -87,53 +80,24 @@ class _Emitter:
     def stage(self, block: Expr, first: Expr, count: Expr, valid: int) -> None:
         """Widen and pad one block of channels of the band's input rows."""
         b, key, plan = self.b, self.key, self.plan
-        height, down = key.in_shape[0], key.dilations[0]
-        rows: Expr = plan.rows
-        if not isinstance(count, int):
-            rows = b.bind(rows - (plan.band - count) * (key.strides[0] // plan.step), "staged")
-        with b.loop(rows, "row") as row:
-            at = b.bind(first * key.strides[0] + row * plan.step - key.pads[0], "at")
-            to = b.bind(row * (plan.cols * self.width), "to")
-            inside = b.bind(tirx.And(at >= 0, at < height), "inside")
-            below = b.bind(at + down, "below")
-            below_inside = b.bind(tirx.And(below >= 0, below < height), "inside")
-            for upper in (True, False):
-                mine = inside if upper else tirx.Not(inside)
-                if not self.pairs:
-                    with b.when(mine):
-                        self.stage_row(block, [at if upper else None], to, valid)
-                    continue
-                for lower in (True, False):
-                    other = below_inside if lower else tirx.Not(below_inside)
-                    with b.when(tirx.And(mine, other)):
-                        rows = [at if upper else None, below if lower else None]
-                        self.stage_row(block, rows, to, valid)
-
-    def stage_row(self, block: Expr, rows: Sequence[Expr | None], to: Expr, valid: int) -> None:
-        """One staged row from one or two input rows; None is a row of padding."""
-        b, key, plan = self.b, self.key, self.plan
         _, width, channels = key.in_shape
-        left = key.pads[1]
+        height, left = key.in_shape[0], key.pads[1]
         copied = min(width, plan.cols - left)
         pad = bcast(self.pad, plan.lanes)
-
-        def put(col: Expr, values: Sequence[Expr]) -> None:
-            stored = values if len(values) == 1 else self.interleave(values[0], values[1])
-            for h, value in enumerate(stored):
-                b.store(self.stage_buffer, to + col * self.width + h * plan.lanes, value)
-
-        if all(row is None for row in rows) and self.keeps_rows:
-            return
-        with b.loop(copied, "col") as col:
-            values = []
-            for row in rows:
-                if row is None:
-                    values.append(pad)
-                    continue
-                place = (row * width + col) * channels + block * plan.lanes
+        rows: Expr = plan.rows
+        if not isinstance(count, int):
+            rows = b.bind(rows - (plan.band - count) * key.strides[0], "staged")
+        with b.loop(rows, "row") as row:
+            at = b.bind(first * key.strides[0] + row - key.pads[0], "at")
+            to = b.bind(row * (plan.cols * plan.lanes) + left * plan.lanes, "to")
+            inside = b.bind(tirx.And(at >= 0, at < height), "inside")
+            with b.when(inside), b.loop(copied, "col") as col:
+                place = (at * width + col) * channels + block * plan.lanes
                 loaded = b.load_some(b["x0"], place, valid, plan.lanes)
-                values.append(b.bind(cast(loaded, "int16")))
-            put(left + col, values)
+                b.store(self.stage_buffer, to + col * plan.lanes, cast(loaded, "int16"))
+            if not self.keeps_rows:
+                with b.when(tirx.Not(inside)), b.loop(copied, "col") as col:
+                    b.store(self.stage_buffer, to + col * plan.lanes, pad)
 
     def row(self, block: Expr, first: Expr, row: Expr, valid: int) -> None:
         b, plan = self.b, self.plan
@@ -146,65 +110,25 @@ class _Emitter:
     def tile(self, block: Expr, first: Expr, row: Expr, col: Expr, pixels: int, valid: int) -> None:
         b, key, plan, half = self.b, self.key, self.plan, self.half
         lanes, channels = plan.lanes, key.in_shape[2]
-        row_width = plan.cols * self.width
-        x_at = b.bind(
-            row * (key.strides[0] // plan.step) * row_width + col * key.strides[1] * self.width,
-            "x_at",
-        )
+        row_width = plan.cols * plan.lanes
+        x_at = b.bind(row * key.strides[0] * row_width + col * key.strides[1] * plan.lanes, "x_at")
         pairs = -(-key.kernel[0] // 2)
-        bias = self.halves(b.bind(b.load(b["bias"], block * lanes, lanes)))
+        bias = [b.bind(b.load(b["bias"], block * lanes + h * half, half)) for h in range(2)]
         acc = b.registers(pixels * 2, "int32", half)
         for m in range(pixels):
             acc[2 * m], acc[2 * m + 1] = bias
         w_at = block * pairs * (key.kernel[1] * lanes * 2)
-        if self.pairs:
-            self.paired_taps(acc, x_at, w_at, row_width, pixels)
-        else:
-            with b.loop(pairs, "pair") as pair:
-                down = key.dilations[0] * row_width
-                x_row = x_at + pair * 2 * down
-                w_row = w_at + pair * (key.kernel[1] * lanes * 2)
-                self.single_taps(acc, x_row, down, w_row, pixels)
+        with b.loop(pairs, "pair") as pair:
+            down = key.dilations[0] * row_width
+            x_row = x_at + pair * 2 * down
+            w_row = w_at + pair * (key.kernel[1] * lanes * 2)
+            self.single_taps(acc, x_row, down, w_row, pixels)
         place = ((first + row) * key.out_shape[1] + col) * channels + block * lanes
         scale = b.bind(b.load(b["multiplier"], block * lanes, lanes))
-        if self.requantize.packs:
-            scales = self.halves(scale)
-            places = [(m * channels + h * 8, valid - 8 * h) for m in range(pixels) for h in (0, 1)]
-            steps = [cast(acc[i], "float32") * scales[i % 2] for i in range(2 * pixels)]
-            self.requantize.store(b["y"], place, places, steps, paired=True)
-            return
         for m in range(pixels):
-            total = self.whole(acc[2 * m], acc[2 * m + 1])
+            total = join([acc[2 * m], acc[2 * m + 1]])
             value = self.requantize(b.bind(cast(total, "float32") * scale))
             b.store_some(b["y"], place + m * channels, b.bind(value), valid)
-
-    def paired_taps(
-        self, acc: Registers, x_at: Expr, w_at: Expr, row_width: int, pixels: int
-    ) -> None:
-        """All taps, two rows of the kernel at a time; one half of the lanes after the other.
-
-        A half at a time leaves registers for the weights, so that each input is loaded once.
-        """
-        b, key, plan, lanes = self.b, self.key, self.plan, self.plan.lanes
-        below = 2 * key.dilations[0] // plan.step * row_width
-        columns = self.meeting_columns(pixels)
-        for h in range(2):
-            sums = b.registers(pixels, "int32", self.half)
-            for m in range(pixels):
-                sums[m] = acc[2 * m + h]
-            with b.loop(-(-key.kernel[0] // 2), "pair") as pair:
-                x_row = b.bind(x_at + pair * below + h * lanes, "x_row")
-                w_row = b.bind(w_at + pair * (key.kernel[1] * lanes * 2) + h * lanes, "w_row")
-                weights = [
-                    b.bind(b.load(b["weights"], w_row + kw * lanes * 2, lanes))
-                    for kw in range(key.kernel[1])
-                ]
-                for column, meets in columns:
-                    x = b.bind(b.load(self.stage_buffer, x_row + column * self.width, lanes))
-                    for m, kw in meets:
-                        sums[m] = sums[m] + self.madd(x, weights[kw])
-            for m in range(pixels):
-                acc[2 * m + h] = sums[m]
 
     def meeting_columns(self, pixels: int) -> list[tuple[int, list[tuple[int, int]]]]:
         """For each input column of a tile, the (pixel, kernel column) it meets."""
@@ -231,30 +155,3 @@ class _Emitter:
                         left = cast(part(x, h * half, half), "int32")
                         right = cast(part(weights[kw], h * half, half), "int32")
                         acc[2 * m + h] = acc[2 * m + h] + left * right
-
-    # -- how lanes are paired: within 128-bit halves, as the interleaving instructions do ----
-
-    def halves(self, value: Expr) -> tuple[Expr, Expr]:
-        low, high = self.order
-        return self.b.bind(shuffle([value], list(low))), self.b.bind(shuffle([value], list(high)))
-
-    def whole(self, low: Expr, high: Expr) -> Expr:
-        first, second = self.order
-        back = [0] * self.plan.lanes
-        for position, channel in enumerate((*first, *second)):
-            back[channel] = position
-        if not self.pairs:
-            return join([low, high])
-        return shuffle([low, high], back)
-
-    def interleave(self, upper: Expr, lower: Expr) -> tuple[Expr, Expr]:
-        lanes = self.plan.lanes
-        pairs = [[i for c in channels for i in (c, lanes + c)] for channels in self.order]
-        return shuffle([upper, lower], pairs[0]), shuffle([upper, lower], pairs[1])
-
-    def madd(self, x: Expr, w: Expr) -> Expr:
-        name = {
-            4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd",
-            16: "llvm.x86.avx512.pmaddw.d.512",
-        }[self.half]  # fmt: skip
-        return intrinsic(name, f"int32x{self.half}", x, w)

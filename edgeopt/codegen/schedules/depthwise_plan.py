@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -23,8 +22,9 @@ class Plan:
     band: int  # int8: output rows computed from one staged band
     rows: int  # int8: staged input rows
     cols: int  # int8: staged input columns
-    step: int  # int8: input rows between staged rows
     stage_elements: int  # int8: int16 elements of scratch
+    pad_bytes: int = 0  # pairs of int8: a row of padding in scratch
+    slots: int = 0  # pairs of int8: vectors of pairs of weights
 
     @property
     def channels(self) -> int:
@@ -36,14 +36,15 @@ class Plan:
 def plan_of(key: OpKey, isa: Isa, choice: Choice = MODEL) -> Plan:
     """Choose the tile of a depthwise key, or take the chosen one."""
     integer = key.dtype == "i8"
+    if integer and pairs_taps(isa):
+        return _paired(key, isa, choice)
     lanes = isa.lanes * (2 if integer else 1)
     channels = key.in_shape[-1]
     blocks = -(-channels // lanes)
     out_h, out_w = key.out_shape[0], key.out_shape[1]
     kernel_w = key.kernel[1]
     if integer:
-        # paired rows: one accumulator a pixel, since halves of the lanes take turns; else two
-        room = isa.registers - kernel_w - 3 if pairs_rows(isa) else (isa.registers - 8) // 2
+        room = (isa.registers - 8) // 2  # two accumulators a pixel
         vectors = 1
     else:
         room = isa.registers - 2 - kernel_w  # one accumulator a pixel, the weights of a row
@@ -55,19 +56,55 @@ def plan_of(key: OpKey, isa: Isa, choice: Choice = MODEL) -> Plan:
         pixels, vectors = min(choice.pixels, out_w), min(choice.vectors, 1 if integer else blocks)
     used_w = (kernel_w - 1) * key.dilations[1] + 1
     cols = (out_w - 1) * key.strides[1] + used_w
-    # Staged rows: each input row, or (where rows are paired) row r beside row r + dilation.
-    paired = pairs_rows(isa)
-    down = key.dilations[0]
-    last = 2 * (-(-key.kernel[0] // 2) - 1) * down if paired else round_up(key.kernel[0], 2) * down
-    step = math.gcd(key.strides[0], 2 * down) if paired else 1
-    row_elements = cols * lanes * (2 if paired else 1)
-    fitting = isa.l1d_bytes * 2 // 3 // (row_elements * 2) * step
+    last = round_up(key.kernel[0], 2) * key.dilations[0]
+    row_elements = cols * lanes
+    fitting = isa.l1d_bytes * 2 // 3 // (row_elements * 2)
     band = min(out_h, max((fitting - last - 1) // key.strides[0] + 1, 4, 1))
     band = min(out_h, choice.band) or -(-out_h // -(-out_h // band))
-    rows = ((band - 1) * key.strides[0] + last) // step + 1
-    return Plan(lanes, blocks, pixels, vectors, band, rows, cols, step, rows * row_elements)
+    rows = (band - 1) * key.strides[0] + last + 1
+    return Plan(lanes, blocks, pixels, vectors, band, rows, cols, rows * row_elements)
 
 
-def pairs_rows(isa: Isa) -> bool:
-    """Whether two rows of the kernel are multiplied and added in one instruction."""
+def _paired(key: OpKey, isa: Isa, choice: Choice) -> Plan:
+    """The input is read where it lies; only rows outside the map need scratch."""
+    kernel_h, kernel_w = key.kernel
+    _, width, channels = key.in_shape
+    out_h, out_w = key.out_shape[0], key.out_shape[1]
+    # one accumulator a pixel, the weights of a row, an input and a product
+    limit = max(min(isa.registers - kernel_w - 3, 8), 1)
+    pixels = min(choice.pixels, out_w) or -(-out_w // -(-out_w // limit))
+    pad_bytes = round_up(width * channels, 64) if key.pads[0] or key.pads[2] else 0
+    slots = kernel_h // 2 * kernel_w + kernel_h % 2 * -(-kernel_w // 2)
+    blocks = -(-channels // isa.lanes)
+    return Plan(isa.lanes, blocks, pixels, 1, out_h, 0, 0, 0, pad_bytes, slots)
+
+
+def column_runs(key: OpKey, plan: Plan) -> list[tuple[int, int, int]]:
+    """Runs over output columns: (first, times, columns at once).
+
+    Tiles whose windows all lie inside the map share one loop; the others are apart.
+    """
+    out_w, pixels = key.out_shape[1], plan.pixels
+    tiles = [(start, min(pixels, out_w - start)) for start in range(0, out_w, pixels)]
+    runs: list[tuple[int, int, int]] = []
+    inside = False
+    for start, width in tiles:
+        interior = width == pixels and _interior(key, start, width)
+        if interior and inside:
+            low, times, _ = runs[-1]
+            runs[-1] = (low, times + 1, width)
+        else:
+            runs.append((start, 1, width))
+        inside = interior
+    return runs
+
+
+def _interior(key: OpKey, start: int, width: int) -> bool:
+    low = start * key.strides[1] - key.pads[1]
+    last = (start + width - 1) * key.strides[1] - key.pads[1]
+    return low >= 0 and last + (key.kernel[1] - 1) * key.dilations[1] < key.in_shape[1]
+
+
+def pairs_taps(isa: Isa) -> bool:
+    """Whether two taps of the kernel are multiplied and added in one instruction."""
     return isa.arch == "x86_64"

@@ -138,6 +138,20 @@ class Builder:
         self.emit(tirx.Bind(typed, tirx.reinterpret(PointerType(PrimType(name)), pointer)))
         return self._declare(typed, name, elements, label)
 
+    def either(
+        self, condition: Expr, buffer: Buffer, at: Expr, other: Buffer, elements: int, name: str
+    ) -> Buffer:
+        """``elements`` of ``buffer`` from ``at`` where the condition holds, else of ``other``."""
+        element = PrimType(str(buffer.ty.dtype))
+        kind = PointerType(element)
+
+        def pointer(of: Buffer, start: Expr) -> Expr:
+            return tirx.address_of(tirx.BufferLoad(of, [start]))
+
+        chosen = tirx.Var(self.fresh(name), kind)
+        self.emit(tirx.Bind(chosen, tirx.Select(condition, pointer(buffer, at), pointer(other, 0))))
+        return self._declare(chosen, str(buffer.ty.dtype), elements, chosen.name)
+
     def emit(self, statement: Any) -> None:
         """Append a statement."""
         self._stack[-1].append(statement)
@@ -293,6 +307,10 @@ class Registers:
             (count * lanes,), name, name=builder.fresh("r"), scope="local"
         )
         builder.emit(tirx.AllocBuffer(self._buffer))
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
 
     def __getitem__(self, index: int) -> Expr:
         return self._builder.load(self._buffer, index * self._lanes, self._lanes)
