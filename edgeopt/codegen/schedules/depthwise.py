@@ -15,7 +15,7 @@ import numpy as np
 
 from edgeopt.codegen.schedules import candidates, table
 from edgeopt.codegen.schedules.depthwise_parts import parts_of
-from edgeopt.codegen.schedules.depthwise_plan import Plan, pairs_taps, plan_of
+from edgeopt.codegen.schedules.depthwise_plan import Plan, lane_order, pairs_taps, plan_of
 from edgeopt.codegen.schedules.gemm import fold_bias, requantization
 from edgeopt.codegen.schedules.isa import Isa, isa_of
 from edgeopt.codegen.schedules.template import BaseTemplate, Const, Template, is_table, round_up
@@ -79,7 +79,10 @@ class Depthwise(BaseTemplate):
                 "weights": np.ascontiguousarray(by_vector.transpose(0, 2, 3, 1)).reshape(-1),
                 "bias": np.pad(np.asarray(bias, np.float32), spare),
             }
-        ordered = _in_pairs(by_vector) if pairs_taps(isa) else _in_rows(by_vector)
+        if pairs_taps(isa):
+            ordered = _in_pairs(by_vector, channels % plan.lanes)
+        else:
+            ordered = _in_rows(by_vector)
         packed: dict[str, Array] = {
             "weights": np.ascontiguousarray(ordered, np.int16).reshape(-1),
             "bias": np.pad(fold_bias(constants), spare),
@@ -116,8 +119,11 @@ def _in_rows(weights: Array) -> Array:
     return ordered
 
 
-def _in_pairs(weights: Array) -> Array:
-    """The same as [vector][pair of taps][lane][tap]: rows in pairs, then columns of a last row."""
+def _in_pairs(weights: Array, rest: int) -> Array:
+    """The same as [vector][pair of taps][lane][tap]: rows in pairs, then columns of a last row.
+
+    Lanes are in the order of `lane_order`, but of a last block of at most half its channels.
+    """
     blocks, lanes, taps_h, taps_w = weights.shape
     pairs = taps_h // 2
     rows = weights[:, :, : 2 * pairs].reshape(blocks, lanes, pairs, 2, taps_w)
@@ -126,7 +132,10 @@ def _in_pairs(weights: Array) -> Array:
         last = np.pad(weights[:, :, -1], ((0, 0), (0, 0), (0, taps_w % 2)))
         last = last.reshape(blocks, lanes, -1, 2).transpose(0, 2, 1, 3)
         ordered = np.concatenate([ordered, last], axis=1)
-    return ordered
+    paired = ordered[:, :, list(lane_order(lanes))]
+    if 0 < rest <= lanes // 2:
+        paired[-1] = ordered[-1]
+    return paired
 
 
 DEPTHWISE = Depthwise()

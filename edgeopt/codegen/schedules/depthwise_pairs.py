@@ -1,9 +1,13 @@
 """Emission of int8 depthwise convolutions for processors that multiply and add int16 pairs.
 
-The input is read where it lies. Two rows of the kernel at a time, the vectors of one column are
-interleaved and widened in registers, so that one instruction does two taps; of a last odd row,
+The input is read where it lies. Two rows of the kernel at a time, the channels of one column are
+widened and interleaved in registers, so that one instruction does two taps; of a last odd row,
 two columns are. Where rows can lie outside the map they are read from a row of padding in
 scratch; columns outside are known when the tile is emitted, and are vectors of padding.
+
+Channels are taken two vectors at a time: interleaving works within 128 bits, so that of each
+eight channels the first vector gets four and the second the others. What is left, if it is not
+more than one vector, is taken in order.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from typing import Any
 from edgeopt.codegen.abi import KernelFunction
 from edgeopt.codegen.schedules import table
 from edgeopt.codegen.schedules.depthwise_parts import axis_of, block_runs
-from edgeopt.codegen.schedules.depthwise_plan import Plan, column_runs
+from edgeopt.codegen.schedules.depthwise_plan import Plan, column_runs, lane_order
 from edgeopt.codegen.schedules.emit import (
     Buffer,
     Builder,
@@ -23,6 +27,7 @@ from edgeopt.codegen.schedules.emit import (
     bcast,
     cast,
     intrinsic,
+    part,
     shuffle,
     tirx,
 )
@@ -48,6 +53,8 @@ class _Emitter:
         self.key, self.plan, self.isa = key, plan, isa
         b = Builder(function, {**sizes, "x0": elements(key.in_shape), "y": elements(key.out_shape)})
         self.b = b
+        self.order = lane_order(plan.lanes)
+        self.vectors = 2
         self.line = key.in_shape[1] * key.in_shape[2]
         zero_x, zero_y, low, high = (b.bind(b.load(b["qparams"], i), "q") for i in range(4))
         self.pad = b.bind(cast(zero_x, "int8"), "pad")
@@ -82,15 +89,17 @@ class _Emitter:
     def tile(
         self, row: Expr, at: Expr, low: int, col: Expr, pixels: int, block: Expr, valid: int
     ) -> None:
-        """Neighbouring pixels of an output row, one vector of channels; ``low`` is the first."""
+        """Neighbouring pixels of an output row, one block of channels; ``low`` is the first."""
         b, key, lanes = self.b, self.key, self.plan.lanes
         channels, (down, _) = key.in_shape[2], key.dilations
+        self.vectors = 2 if valid > lanes // 2 else 1
         pairs, odd = divmod(key.kernel[0], 2)
-        slot = 2 * lanes  # weights of one vector of pairs of taps
-        acc = b.registers(pixels, "int32", lanes)
-        bias = b.bind(b.load(b["bias"], block * lanes, lanes))
+        slot = 2 * lanes  # weights of one pair of taps
+        acc = b.registers(pixels * self.vectors, "int32", lanes // 2)
+        bias = self.halves("bias", block)
         for m in range(pixels):
-            acc[m] = bias
+            for v in range(self.vectors):
+                acc[m * self.vectors + v] = bias[v]
         x_col = (col * key.strides[1] - key.pads[1]) * channels + block * lanes
         x_col = b.bind(x_col, "x_col")
         w_at = b.bind(block * (self.plan.slots * slot), "w_at")
@@ -102,12 +111,40 @@ class _Emitter:
                 self.two_rows(acc, rows, x_col, first, w_row, pixels, valid)
         if odd:
             last = self.row(at + 2 * pairs * down, "row")
-            self.one_row(acc, last, x_col, first, w_at + pairs * key.kernel[1] * slot, valid)
-        scale = b.bind(b.load(b["multiplier"], block * lanes, lanes))
+            w_row = w_at + pairs * key.kernel[1] * slot
+            self.one_row(acc, last, x_col, first, w_row, pixels, valid)
         place = (row * key.out_shape[1] + col) * channels + block * lanes
-        places = [(m * channels, valid) for m in range(pixels)]
-        steps = [cast(acc[m], "float32") * scale for m in range(pixels)]
-        self.requantize.store(b["y"], place, places, steps)
+        self.store(acc, place, self.halves("multiplier", block), pixels, valid)
+
+    def store(
+        self, acc: Registers, place: Expr, scales: list[Expr], pixels: int, valid: int
+    ) -> None:
+        """Requantize and store the pixels of a tile."""
+        b, channels, half = self.b, self.key.in_shape[2], self.plan.lanes // 2
+        count = self.vectors
+        steps = [cast(acc[i], "float32") * scales[i % count] for i in range(pixels * count)]
+        if count == 1 or self.requantize.packs:
+            places = [
+                (m * channels + v * half, valid - v * half)
+                for m in range(pixels)
+                for v in range(count)
+            ]
+            self.requantize.store(b["y"], place, places, steps, paired=count == 2)
+            return
+        back = [self.order.index(channel) for channel in range(2 * half)]
+        for m in range(pixels):
+            whole = shuffle([b.bind(step) for step in steps[2 * m : 2 * m + 2]], back)
+            value = self.requantize(b.bind(whole))
+            b.store_some(b["y"], place + m * channels, b.bind(value), valid)
+
+    def halves(self, name: str, block: Expr) -> list[Expr]:
+        """A constant a channel, as the vectors of a pixel."""
+        b, lanes = self.b, self.plan.lanes
+        whole = b.bind(b.load(b[name], block * lanes, lanes))
+        if self.vectors == 1:
+            return [b.bind(part(whole, 0, lanes // 2))]
+        parts = self.order[: lanes // 2], self.order[lanes // 2 :]
+        return [b.bind(shuffle([whole], channels)) for channels in parts]
 
     def row(self, index: Expr, name: str) -> Row:
         """An input row, or the row of padding."""
@@ -132,20 +169,19 @@ class _Emitter:
                 meets.setdefault(column, []).append((m, kw))
         for column in sorted(meets):
             upper, lower = (self.pixel(row, x_col, first, column, valid) for row in rows)
-            x = self.pair(upper, lower)
-            for m, kw in meets[column]:
-                acc[m] = acc[m] + self.madd(x, weights[kw])
+            self.add(acc, self.pair(upper, lower), weights, meets[column])
 
     def one_row(
-        self, acc: Registers, row: Row, x_col: Expr, first: int, w_at: Expr, valid: int
-    ) -> None:
+        self, acc: Registers, row: Row, x_col: Expr, first: int, w_at: Expr,
+        pixels: int, valid: int,
+    ) -> None:  # fmt: skip
         """One row of the kernel, two of its columns at a time; after an odd last one comes none."""
         key = self.key
         taps, apart = key.kernel[1], key.dilations[1]
         weights = [self.weights(w_at, t) for t in range(-(-taps // 2))]
         meets: dict[int, list[tuple[int, int]]] = {}
         partners = set()
-        for m in range(len(acc)):
+        for m in range(pixels):
             for t in range(len(weights)):
                 column = m * key.strides[1] + 2 * t * apart
                 meets.setdefault(column, []).append((m, t))
@@ -157,32 +193,47 @@ class _Emitter:
                 if c not in loaded:
                     loaded[c] = self.pixel(row, x_col, first, c, valid)
             left = loaded[column]
-            x = self.pair(left, loaded[column + apart] if column in partners else left)
-            for m, t in meets[column]:
-                acc[m] = acc[m] + self.madd(x, weights[t])
+            pair = self.pair(left, loaded[column + apart] if column in partners else left)
+            self.add(acc, pair, weights, meets[column])
 
-    def weights(self, at: Expr, slot: int) -> Expr:
-        """A vector of pairs of weights."""
-        width = 2 * self.plan.lanes
-        return self.b.bind(self.b.load(self.b["weights"], at + slot * width, width))
+    def add(
+        self, acc: Registers, x: list[Expr], weights: list[list[Expr]],
+        meets: list[tuple[int, int]],
+    ) -> None:  # fmt: skip
+        """Add a column to the pixels whose taps it meets."""
+        for m, tap in meets:
+            for v in range(self.vectors):
+                index = m * self.vectors + v
+                acc[index] = acc[index] + self.madd(x[v], weights[tap][v])
+
+    def weights(self, at: Expr, slot: int) -> list[Expr]:
+        """The pairs of weights of a tap."""
+        b, width = self.b, self.plan.lanes
+        start = at + slot * (2 * width)
+        return [b.bind(b.load(b["weights"], start + v * width, width)) for v in range(self.vectors)]
 
     def pixel(self, row: Row, x_col: Expr, first: int, column: int, valid: int) -> Expr:
-        """A vector of channels of a tile's input column, or of padding."""
-        b, lanes = self.b, self.plan.lanes
+        """The channels of a tile's input column, or padding."""
+        b = self.b
+        lanes = self.plan.lanes * self.vectors // 2
+        kind = "int16" if self.vectors == 2 else "int8"
         if not 0 <= first + column < self.key.in_shape[1]:
-            return bcast(self.pad, lanes)
+            return bcast(cast(self.pad, kind), lanes)
         buffer, start = row
         at = start + x_col + column * self.key.in_shape[2]
-        return b.bind(b.load_some(buffer, at, valid, lanes))
+        return b.bind(cast(b.load_some(buffer, at, valid, lanes), kind))
 
-    def pair(self, first: Expr, second: Expr) -> Expr:
-        """Two int8 vectors as one of int16 pairs."""
-        lanes = self.plan.lanes
-        order = [i for lane in range(lanes) for i in (lane, lanes + lane)]
-        return self.b.bind(cast(shuffle([first, second], order), "int16"))
+    def pair(self, first: Expr, second: Expr) -> list[Expr]:
+        """Two columns as vectors of int16 pairs."""
+        b, lanes = self.b, self.plan.lanes
+        if self.vectors == 1:
+            order = [i for lane in range(lanes // 2) for i in (lane, lanes // 2 + lane)]
+            return [b.bind(cast(shuffle([first, second], order), "int16"))]
+        order = [i for lane in self.order for i in (lane, lanes + lane)]
+        return [b.bind(shuffle([first, second], order[i : i + lanes])) for i in (0, lanes)]
 
     def madd(self, x: Expr, w: Expr) -> Expr:
-        lanes = self.plan.lanes
+        lanes = self.plan.lanes // 2
         name = {
             4: "llvm.x86.sse2.pmadd.wd", 8: "llvm.x86.avx2.pmadd.wd",
             16: "llvm.x86.avx512.pmaddw.d.512",

@@ -70,13 +70,14 @@ def _paired(key: OpKey, isa: Isa, choice: Choice) -> Plan:
     kernel_h, kernel_w = key.kernel
     _, width, channels = key.in_shape
     out_h, out_w = key.out_shape[0], key.out_shape[1]
-    # one accumulator a pixel, the weights of a row, an input and a product
-    limit = max(min(isa.registers - kernel_w - 3, 8), 1)
+    # two accumulators a pixel; weights of wide kernels need not stay in registers, inputs do
+    limit = 8 if kernel_w <= 5 or isa.registers > 16 else 4
     pixels = min(choice.pixels, out_w) or -(-out_w // -(-out_w // limit))
     pad_bytes = round_up(width * channels, 64) if key.pads[0] or key.pads[2] else 0
     slots = kernel_h // 2 * kernel_w + kernel_h % 2 * -(-kernel_w // 2)
-    blocks = -(-channels // isa.lanes)
-    return Plan(isa.lanes, blocks, pixels, 1, out_h, 0, 0, 0, pad_bytes, slots)
+    lanes = 2 * isa.lanes
+    blocks = -(-channels // lanes)
+    return Plan(lanes, blocks, pixels, 1, out_h, 0, 0, 0, pad_bytes, slots)
 
 
 def column_runs(key: OpKey, plan: Plan) -> list[tuple[int, int, int]]:
@@ -103,6 +104,15 @@ def _interior(key: OpKey, start: int, width: int) -> bool:
     low = start * key.strides[1] - key.pads[1]
     last = (start + width - 1) * key.strides[1] - key.pads[1]
     return low >= 0 and last + (key.kernel[1] - 1) * key.dilations[1] < key.in_shape[1]
+
+
+def lane_order(lanes: int) -> tuple[int, ...]:
+    """Channels as interleaving instructions leave them, which work within 128 bits.
+
+    Of each eight channels the first half of the lanes holds four, the second the others.
+    """
+    low = tuple(c for c in range(lanes) if c % 8 < 4)
+    return low + tuple(c for c in range(lanes) if c % 8 >= 4)
 
 
 def pairs_taps(isa: Isa) -> bool:

@@ -142,15 +142,17 @@ class Builder:
         self, condition: Expr, buffer: Buffer, at: Expr, other: Buffer, elements: int, name: str
     ) -> Buffer:
         """``elements`` of ``buffer`` from ``at`` where the condition holds, else of ``other``."""
-        element = PrimType(str(buffer.ty.dtype))
-        kind = PointerType(element)
+        name_of = str(buffer.ty.dtype)
+        kind = PointerType(PrimType(name_of))
 
-        def pointer(of: Buffer, start: Expr) -> Expr:
-            return tirx.address_of(tirx.BufferLoad(of, [start]))
+        def address(of: Buffer, start: Expr) -> Expr:
+            # pointers themselves cannot be selected
+            return tirx.reinterpret("int64", tirx.address_of(tirx.BufferLoad(of, [start])))
 
         chosen = tirx.Var(self.fresh(name), kind)
-        self.emit(tirx.Bind(chosen, tirx.Select(condition, pointer(buffer, at), pointer(other, 0))))
-        return self._declare(chosen, str(buffer.ty.dtype), elements, chosen.name)
+        either = tirx.Select(condition, address(buffer, at), address(other, 0))
+        self.emit(tirx.Bind(chosen, tirx.reinterpret(kind, either)))
+        return self._declare(chosen, name_of, elements, chosen.name)
 
     def emit(self, statement: Any) -> None:
         """Append a statement."""
