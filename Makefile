@@ -40,10 +40,10 @@ $(VENV)/.tested: $(VENV)/.installed
 	$(BIN)/pip install -q -e '.[test]'
 	@touch $@
 
-# Tools the tests start: compilers, an emulator, a browser. Tests skip, saying so, where one is
+# Tools the tests start: compilers, emulators, a browser. Tests skip, saying so, where one is
 # missing; as root on Debian this installs them.
 TOOLS := cmake:cmake gcc:gcc clang:clang qemu-aarch64:qemu-user \
-	aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu chromium:chromium
+	aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu chromium:chromium bochs:bochs bochs:bochs-term
 tools:
 	@missing=""; for pair in $(TOOLS); do \
 	  command -v $${pair%%:*} >/dev/null 2>&1 || missing="$$missing $${pair##*:}"; done; \

@@ -22,6 +22,7 @@ INSTALL = {
     "gcc": "apt-get install -y gcc",
     "clang": "apt-get install -y clang",
     "cmake": "apt-get install -y cmake",
+    "bochs": "apt-get install -y bochs bochs-term",
     "chromium": "apt-get install -y chromium",
     "aarch64-linux-gnu-gcc": "apt-get install -y gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
 }
@@ -62,3 +63,11 @@ def needs_tool() -> Callable[[str], str]:
 def stage_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One stage cache for the whole run, so that a subnet is compiled once."""
     return tmp_path_factory.mktemp("stage-cache")
+
+
+@pytest.fixture
+def always_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels are divided between threads even where that does not pay."""
+    from edgeopt.codegen.schedules import parts
+
+    monkeypatch.setattr(parts, "best", lambda threads, cycles, part_cycles: threads)

@@ -67,6 +67,8 @@ def isa_of(target: TargetSpec) -> Isa | None:
         vnni = "avx512vnni" in features and (lanes == 16 or "avx512vl" in features)
         if lanes == 16 and "avx512bw" not in features:
             lanes = 8
+        if lanes == 8 and "avx2" not in features:
+            lanes = 4  # eight lanes of floats alone: integers have no such registers
         if vnni or (lanes == 8 and "avxvnni" in features):
             dot, unsigned = "quad", True
         elif lanes == 4 or "avx2" in features or lanes == 16:
