@@ -46,6 +46,12 @@ AVX512 = TargetSpec(
 )  # fmt: skip
 Case = tuple[list[np.ndarray], dict[str, np.ndarray]]
 DTYPES = {"f32": np.float32, "i8": np.int8}
+#: Operators that `case` and `reference` know.
+PLAIN = frozenset(
+    {"pointwise", "depthwise", "conv2d", "linear", "maxpool", "avgpool", "global_avgpool", "add",
+     "mul", "scale", "activation", "softmax", "concat", "copy", "transpose", "resize", "quantize",
+     "dequantize"}
+)  # fmt: skip
 
 
 def aligned(array: np.ndarray, alignment: int = 64) -> np.ndarray:

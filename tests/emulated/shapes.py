@@ -81,6 +81,17 @@ def moving(shape: tuple[int, int, int]) -> tuple[OpKey, ...]:
         same("dequantize", shape, dtype="i8"),
         OpKey("softmax", (h * w * c,), (h * w * c,)),
         same("softmax", shape, variant="axis1"),
+        *(same(op, shape, inputs=2) for op in ("sub", "div", "max", "min")),
+        *(same("mul", shape, inputs=2, variant=variant) for variant in ("pixel", "channel")),
+        same("prelu", shape, variant="channel"),
+        *(OpKey("reduce", shape, (1, 1, c), variant=variant) for variant in ("sum", "max", "min")),
+        OpKey("slice", shape, (h, w, -(-c // 2)), variant=f"start0-0-{c // 2}"),
+        OpKey("slice", shape, (-(-h // 2), w, c), variant="start0-0-0.step2-1-1"),
+        OpKey("pad", shape, (h + 3, w + 1, c), variant="pad1-1-0.2-0-0"),
+        OpKey("gather", shape, (h, w, c + 2), variant="axis2"),
+        OpKey("gather", shape, (2, w, c), variant="axis0"),
+        OpKey("resize", shape, (h + 2, 2 * w + 1, c), variant="linear"),
+        same("softmax", shape, variant="log"),
     )
 
 
