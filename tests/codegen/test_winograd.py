@@ -50,7 +50,7 @@ def bound(key: OpKey, side: int, x: np.ndarray, constants: dict[str, np.ndarray]
 
 
 @pytest.mark.usefixtures("host_is_x86_64_v3")
-@settings(max_examples=10, deadline=None, derandomize=True)
+@settings(max_examples=5, deadline=None, derandomize=True)
 @given(st.lists(keys(), min_size=3, max_size=3), st.integers(0, 1000))
 def test_errors_are_bounded(
     tmp_path_factory: pytest.TempPathFactory, chosen: list[OpKey], seed: int

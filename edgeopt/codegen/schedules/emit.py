@@ -192,6 +192,13 @@ class Builder:
         for at, length in powers(count):
             self.store(buffer, index + at, part(value, at, length))
 
+    def prefetch(self, buffer: Buffer, index: Expr) -> None:
+        """Ask for the cache line of an element, which may lie past the end of the buffer."""
+        address = tirx.address_of(self.load(buffer, index))
+        read, keep, data = (tirx.const(number, "int32") for number in (0, 3, 1))
+        call = tirx.call_llvm_intrin("void", "llvm.prefetch", address, read, keep, data)
+        self.emit(tirx.Evaluate(call))
+
     def bind(self, value: Expr, name: str = "v") -> Expr:
         """Compute once, use by name."""
         if isinstance(value, int):

@@ -25,6 +25,9 @@ from edgeopt.codegen.schedules.mathfn import Requantizer, activate
 from edgeopt.codegen.schedules.stage import copy_run, fill_run
 from edgeopt.codegen.schedules.template import elements, is_table
 
+#: Floats of one line of every cache.
+LINE_FLOATS = 16
+
 
 def emit(function: KernelFunction, plan: Plan, isa: Isa, sizes: Mapping[str, int]) -> Any:
     """The kernel as a PrimFunc."""
@@ -268,9 +271,12 @@ class _Emitter:
 
 def reduce(
     b: Builder, isa: Isa, plan: Plan, source: Buffer, integer: bool, acc: Registers, at: Expr,
-    weights: Expr, pixels: int, vectors: int,
+    weights: Expr, pixels: int, vectors: int, ahead: Expr | None = None,
 ) -> None:  # fmt: skip
-    """Add one contiguous run of the reduction to the accumulators of a tile."""
+    """Add one contiguous run of the reduction to the accumulators of a tile.
+
+    Each step asks for one line of the weights from ``ahead`` on, which are wanted next.
+    """
     window = plan.window
     steps = window.run_packed // plan.pack
     width = plan.lanes * plan.pack  # weights of one vector and step
@@ -278,7 +284,7 @@ def reduce(
     chunk = 4 if isa.by_element and plan.split == 1 else plan.split
     chunks, rest = divmod(steps, chunk)
 
-    def step(x_at: Expr, w_at: Expr, count: int, together: bool) -> None:
+    def step(x_at: Expr, w_at: Expr, count: int, together: bool, first: Expr) -> None:
         held = None
         if together and isa.by_element:
             held = [
@@ -286,6 +292,8 @@ def reduce(
                 for m in range(pixels)
             ]
         for j in range(count):
+            if ahead is not None:
+                b.prefetch(b["weights"], ahead + (first + j) * LINE_FLOATS)
             w = [
                 b.bind(dot.weights(b, isa, integer, w_at, (j * vectors + n) * width))
                 for n in range(vectors)
@@ -305,8 +313,10 @@ def reduce(
     stride = vectors * width
     if chunks:
         with b.loop(chunks, "k") as k:
-            step(at + k * chunk * plan.pack, weights + k * (chunk * stride), chunk, chunk == 4)
+            x_at, w_at = at + k * chunk * plan.pack, weights + k * (chunk * stride)
+            step(x_at, w_at, chunk, chunk == 4, k * chunk)
     if rest:
         done = chunks * chunk
         with b.loop(rest, "k") as k:
-            step(at + (done + k) * plan.pack, weights + (done + k) * stride, 1, False)
+            x_at, w_at = at + (done + k) * plan.pack, weights + (done + k) * stride
+            step(x_at, w_at, 1, False, done + k)

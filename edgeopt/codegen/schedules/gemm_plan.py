@@ -248,6 +248,15 @@ def suited(key: OpKey, isa: Isa) -> Isa:
     return replace(isa, dot="along")
 
 
+def tiles_ahead(plan: Plan, isa: Isa, vectors: int, products: int = 1) -> int:
+    """How many tiles it takes to ask for the next panel, a line a step; 0 if it will be near.
+
+    Processors fetch ahead within a page only, and only while a panel is first read.
+    """
+    size_bytes = 4 * plan.weight_elements * products
+    return -(-vectors * plan.lanes // 16) if size_bytes > isa.l2_bytes // 2 else 0
+
+
 def fits(isa: Isa, pixels: int, vectors: int, integer: bool) -> bool:
     """Whether a tile and what its inner loop holds stay in registers."""
     accumulators = pixels * vectors

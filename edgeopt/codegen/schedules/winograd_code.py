@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgeopt.codegen.abi import KernelFunction
-from edgeopt.codegen.schedules import gemm_code
+from edgeopt.codegen.schedules import gemm_code, gemm_plan
 from edgeopt.codegen.schedules.emit import Builder, Expr, const, tirx
 from edgeopt.codegen.schedules.gemm_parts import panel_sizes
 from edgeopt.codegen.schedules.isa import Isa
@@ -109,12 +109,22 @@ class _Emitter:
                 continue
             with self.panel_units.loop(times, "panel", start=begin) as panel:
                 vector = b.bind(begin * plan.vectors + panel * vectors, "vector")
-                for start, count, pixels in ((0, full, plan.pixels), (full * plan.pixels, 1, rest)):
-                    if count and pixels:
-                        with b.loop(count, "tiles") as tiles:
-                            self.tile(product, start + tiles * pixels, pixels, vector, vectors)
+                ahead = min(
+                    gemm_plan.tiles_ahead(plan, self.isa, vectors, self.plan.products), full
+                )
+                for low, high, pixels in ((0, ahead, plan.pixels), (ahead, full, plan.pixels),
+                                          (full, full + 1, rest)):  # fmt: skip
+                    if high > low and pixels:
+                        with b.loop(high - low, "tiles") as tiles:
+                            index = low + tiles
+                            line = index if high == ahead else None
+                            self.tile(product, index * plan.pixels, pixels, vector, vectors, line)
 
-    def tile(self, product: Expr, first: Expr, pixels: int, vector: Expr, vectors: int) -> None:
+    def tile(
+        self, product: Expr, first: Expr, pixels: int, vector: Expr, vectors: int,
+        index: Expr | None,
+    ) -> None:  # fmt: skip
+        """One tile; with ``index``, ask for that share of the panel that comes next."""
         b, plan, lanes = self.b, self.plan.product, self.isa.lanes
         split = plan.split
         acc = b.registers(split * pixels * vectors, "float32", lanes)
@@ -122,9 +132,13 @@ class _Emitter:
             acc[i] = const(0.0, "float32", lanes)
         at = product * self.plan.input_stride + first * self.plan.channels
         weights = (product * plan.output_vectors + vector) * (lanes * plan.reduction)
+        weights, ahead = b.bind(weights, "w_at"), None
+        if index is not None:
+            ahead = weights + vectors * lanes * plan.reduction
+            ahead = b.bind(ahead + index * (plan.reduction * gemm_code.LINE_FLOATS), "ahead")
         gemm_code.reduce(
-            b, self.isa, plan, self.inputs, False, acc, b.bind(at, "at"), b.bind(weights, "w_at"),
-            pixels, vectors,
+            b, self.isa, plan, self.inputs, False, acc, b.bind(at, "at"), weights, pixels,
+            vectors, ahead,
         )  # fmt: skip
         wide = plan.output_vectors * lanes
         to = b.bind(product * self.plan.output_stride + first * wide + vector * lanes, "to")
