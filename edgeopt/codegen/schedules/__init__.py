@@ -70,6 +70,7 @@ from edgeopt.codegen.schedules import (
     pooling,
     softmax,
     winograd,
+    winograd_i8,
     winograd_plan,
 )
 from edgeopt.codegen.schedules.template import Template
@@ -83,6 +84,7 @@ __all__ = ["Template", "select"]
 RULES: tuple[Callable[[OpKey, TargetSpec], Template | None], ...] = (
     depthwise.rule,
     winograd.rule,
+    winograd_i8.rule,
     gemm.rule,
     elementwise.rule,
     pooling.rule,
