@@ -76,13 +76,15 @@ def open_peer(spec: Spec, folder: Path, image: Path, precision: str, threads: in
     return worker
 
 
-def compare(model: Model, precision: str, threads: int, runs: int, specs: list[Spec]) -> Row:
+def compare(
+    model: Model, precision: str, threads: int, runs: int, specs: list[Spec], tiles: str
+) -> Row:
     """All engines on one model, in turns."""
     folder = prepare(model, CACHE / "networks")
     image = folder / "image.npy"
     if not image.exists():
         np.save(image, np.load(folder / "images.npy")[:1])
-    ours = Ours(folder, precision, threads)
+    ours = Ours(folder, precision, threads, tiles)
     row = Row(model.name, precision, threads, ours.macs, check=ours.check)
     workers: dict[str, Worker] = {}
     samples: dict[str, list[float]] = {"edgeopt": []}
@@ -188,9 +190,9 @@ def remarks(rows: list[Row]) -> list[str]:
     return [f"note: {text} [{', '.join(models)}]" for text, models in found.items()]
 
 
-def profile(name: str, precision: str, runs: int, peak: float | None) -> str:
+def profile(name: str, precision: str, runs: int, peak: float | None, tiles: str) -> str:
     """Our kernels of one model, the longest first."""
-    ours = Ours(prepare(MODELS[name], CACHE / "networks"), precision, 1)
+    ours = Ours(prepare(MODELS[name], CACHE / "networks"), precision, 1, tiles)
     kernels = ours.kernels(runs)
     total = sum(kernel.latency_ns for kernel in kernels)
     lines = [f"{name} {precision}: {len(kernels)} kernels, {total / 1e3:.1f} us"]
@@ -220,6 +222,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS))
     parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--tiles", choices=["measured", "model"], default="measured")
     parser.add_argument("--json", type=Path, help="write the rows here, and add to those there")
     parser.add_argument("--prepare", action="store_true", help="install and convert only")
     parser.add_argument("--profile", action="store_true", help="our kernels of --models only")
@@ -232,7 +235,7 @@ def main() -> None:
         peak = peak_gflops()
         for name in options.models:
             for precision in options.precision:
-                print(profile(name, precision, options.runs, peak), "\n", flush=True)
+                print(profile(name, precision, options.runs, peak, options.tiles), "\n", flush=True)
         return
     rows: list[Row] = []
     if options.json and options.json.exists():
@@ -245,7 +248,7 @@ def main() -> None:
             specs = [PEERS[n] for n in options.peers if precision in PEERS[n].precisions]
             fresh = []
             for name in options.models:
-                row = compare(MODELS[name], precision, threads, options.runs, specs)
+                row = compare(MODELS[name], precision, threads, options.runs, specs, options.tiles)
                 fresh.append(row)
                 print(f"{name} {precision}", file=sys.stderr, flush=True)
             key = {(r.model, r.precision, r.threads) for r in fresh}

@@ -18,15 +18,19 @@ from peers.worker import fit
 import edgeopt
 from edgeopt import devices
 from edgeopt.codegen import programs, toolchain, verify
+from edgeopt.codegen.lower import lower
 from edgeopt.codegen.testvectors import TestVectors
+from edgeopt.core.choice import Choice
 from edgeopt.core.errors import ToolError
 from edgeopt.core.kernels import OpKey
+from edgeopt.core.network import Network
 from edgeopt.graph.importer import Imported, import_model
 from edgeopt.graph.load import parse_model
 from edgeopt.graph.reference import Session
 from edgeopt.pipeline import bundle
 from edgeopt.pipeline.artifact import build_kernels, make_artifact
 from edgeopt.pipeline.cache import StageCache, default_cache_dir
+from edgeopt.pipeline.kernel_programs import KernelPrograms
 
 #: Float outputs may differ by this from onnxruntime's, relative to the largest.
 TOLERANCE = 1e-3
@@ -48,33 +52,36 @@ class Ours:
         folder: of the model's files (see `models.prepare`).
         precision: ``fp32`` or ``int8``.
         threads: how many the artifact runs on.
+        tiles: ``measured``, as after ``edgeopt profile``, or ``model``.
     """
 
-    def __init__(self, folder: Path, precision: str, threads: int) -> None:
-        if threads != 1:
-            raise NotImplementedError("the artifact has no threads yet")
-        device = devices.load("local")
-        engine = verify.engine_for(device)
+    def __init__(self, folder: Path, precision: str, threads: int, tiles: str) -> None:
+        self._device = devices.load("local")
+        engine = verify.engine_for(self._device)
         assert isinstance(engine, verify.Engine)
         self._engine = engine
-        self._place = folder / f"edgeopt-{precision}-{threads}"
+        self._place = folder / f"edgeopt-{precision}-{threads}-{tiles}"
         about = self._place / "about.json"
         if not about.exists() or json.loads(about.read_text())["source"] != source_digest():
             shutil.rmtree(self._place, ignore_errors=True)
             with tempfile.TemporaryDirectory(dir=folder) as work:
-                self._build(folder, precision, Path(work))
+                self._build(folder, precision, threads, tiles == "measured", Path(work))
         facts = json.loads(about.read_text())
         self.macs: int = facts["macs"]
         self.check: str = facts["check"]
         self._keys = [OpKey.parse(text) for text in facts["keys"]]
 
-    def _build(self, folder: Path, precision: str, work: Path) -> None:
-        device = devices.load("local")
+    def _build(
+        self, folder: Path, precision: str, threads: int, measured: bool, work: Path
+    ) -> None:
+        device = self._device.with_threads(threads)
+        cache = StageCache(default_cache_dir())
         data = (folder / f"{precision}.onnx").read_bytes()
         image = np.load(folder / "images.npy")[:1]
         imported = import_model(parse_model(data), isolated=False)
-        artifact = make_artifact(imported.network, device.target)
-        kernels, _ = build_kernels(artifact, "net", StageCache(default_cache_dir()))
+        choices = self._tilings(imported.network, work, cache) if measured else {}
+        artifact = make_artifact(imported.network, device.target, choices)
+        kernels, _ = build_kernels(artifact, "net", cache)
         vectors = _vectors(data, imported, image, optimize=precision == "int8")
         code = bundle.render_code("net", "benchmark", {}, artifact, kernels, vectors)
         built = programs.build(
@@ -95,6 +102,12 @@ class Ours:
             "source": source_digest(),
         }
         (self._place / "about.json").write_text(json.dumps(facts))
+
+    def _tilings(self, network: Network, work: Path, cache: StageCache) -> dict[OpKey, Choice]:
+        """The tilings that are fastest here, as `edgeopt profile` measures them."""
+        programs = KernelPrograms(self._device, self._engine.argv, work, cache, tune=True)
+        programs.bench(lower(network).keys)
+        return programs.choices
 
     def run(self, runs: int) -> list[float]:
         """Nanoseconds of single inferences."""
