@@ -15,7 +15,8 @@ FLAGS = (
     "--iree-hal-local-target-device-backends=llvm-cpu",
     "--iree-llvmcpu-target-cpu=host",
     "--iree-opt-level=O3",
-    "--iree-opt-data-tiling=true",
+    "--iree-opt-data-tiling",
+    "--iree-global-opt-use-im2col-for-convs",
 )
 
 
