@@ -19,7 +19,7 @@ from edgeopt.codegen.schedules.emit import (
     tirx,
 )
 from edgeopt.codegen.schedules.gemm_parts import axis_of, panel_sizes, tile_sizes
-from edgeopt.codegen.schedules.gemm_plan import Plan
+from edgeopt.codegen.schedules.gemm_plan import Plan, tiles_ahead
 from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.mathfn import Requantizer, activate
 from edgeopt.codegen.schedules.stage import copy_run, fill_run
@@ -153,25 +153,38 @@ class _Emitter:
         b, plan = self.b, self.plan
         if plan.panel_outer:
             for panel in self.panels():
-                with panel as (vector, vectors, valid), b.loop(count, "oh") as row:
-                    self.columns(group, first, row, [(vector, vectors, valid)])
+                with panel as (vector, vectors, valid):
+                    chosen = [(vector, vectors, valid)]
+                    ahead = 0 if self.integer else tiles_ahead(plan, self.isa, vectors)
+                    if ahead and isinstance(count, int) and count > 1:
+                        self.columns(group, first, 0, chosen, ahead)
+                        with b.loop(count - 1, "oh") as row:
+                            self.columns(group, first, row + 1, chosen)
+                        continue
+                    with b.loop(count, "oh") as row:
+                        self.columns(group, first, row, chosen, ahead if count == 1 else 0)
         else:
             with b.loop(count, "oh") as row:
                 self.columns(group, first, row, None)
 
     def columns(
-        self, group: Expr, first: Expr, row: Expr, panel: list[tuple[Expr, int, int]] | None
-    ) -> None:
+        self, group: Expr, first: Expr, row: Expr, panel: list[tuple[Expr, int, int]] | None,
+        ahead: int = 0,
+    ) -> None:  # fmt: skip
+        """The tiles of one row; the first ``ahead`` ask for the panel that comes next."""
         plan = self.plan
         full, rest = divmod(plan.window.out_cols, plan.pixels)
-        for start, times, pixels in ((0, full, plan.pixels), (full * plan.pixels, 1, rest)):
-            if not times or not pixels:
+        ahead = min(ahead, full)
+        runs = ((0, ahead, plan.pixels), (ahead, full, plan.pixels), (full, full + 1, rest))
+        for low, high, pixels in runs:
+            if low == high or not pixels:
                 continue
-            with self.tile_units.loop(times, "ow", start=start // plan.pixels) as col:
-                at = start + col * plan.pixels
+            with self.tile_units.loop(high - low, "ow", start=low) as col:
+                at = (low + col) * plan.pixels
+                line = low + col if high == ahead else None
                 if panel is not None:
                     for vector, vectors, valid in panel:
-                        self.tile(group, first, row, at, pixels, vector, vectors, valid)
+                        self.tile(group, first, row, at, pixels, vector, vectors, valid, line)
                 else:
                     for choice in self.panels():
                         with choice as (vector, vectors, valid):
@@ -203,8 +216,9 @@ class _Emitter:
 
     def tile(
         self, group: Expr, first: Expr, row: Expr, col: Expr, pixels: int,
-        vector: Expr, vectors: int, valid: int,
+        vector: Expr, vectors: int, valid: int, line: Expr | None = None,
     ) -> None:  # fmt: skip
+        """One tile; with ``line``, ask for that share of the panel that comes next."""
         b, plan, window = self.b, self.plan, self.plan.window
         local = row if plan.stage is not None else first + row
         base = local * window.row_stride + col * window.col_stride + group * window.group_stride
@@ -232,9 +246,14 @@ class _Emitter:
             if along:
                 tile.reduce(self.source, at, window.col_stride, weights + step, window.run_packed)
             else:
+                ahead = None
+                if line is not None:
+                    ahead = weights + vectors * plan.lanes * plan.reduction
+                    done = line * plan.reduction + (kh * window.taps_w + kw) * window.run_packed
+                    ahead = b.bind(ahead + done * LINE_FLOATS, "ahead")
                 reduce(
                     b, self.isa, plan, self.source, self.integer, acc, at, weights + step,
-                    pixels, vectors,
+                    pixels, vectors, ahead,
                 )  # fmt: skip
         out = (first + row) * window.out_cols + col
         pixel = plan.groups * plan.outputs
