@@ -8,11 +8,13 @@ the Linux program call every kernel three times with each argument between inacc
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import re
 import struct
 import subprocess
+import termios
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -337,12 +339,16 @@ def _bochs(bochs: str, cpu: str, program: Path, work: bytes, folder: Path) -> by
 
 
 def _in_terminal(command: Sequence[str]) -> None:
-    """Run a program that wants a terminal, and throw away what it draws."""
+    """Run a program that wants a terminal, and throw away what it draws.
+
+    The terminal controls it: if this process dies, however it does, the terminal goes and the
+    program is hung up.
+    """
     main, terminal = pty.openpty()
     environment = {**os.environ, "TERM": "xterm"}
     with subprocess.Popen(
         command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment,
-        start_new_session=True,
+        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     ) as process:  # fmt: skip
         os.close(terminal)
         try:
@@ -353,7 +359,6 @@ def _in_terminal(command: Sequence[str]) -> None:
         finally:
             os.close(main)
             process.kill()
-        process.wait()
 
 
 def _run(command: Sequence[str]) -> None:
