@@ -15,6 +15,7 @@ from edgeopt.codegen.schedules.emit import (
     Registers,
     cast,
     const,
+    dtype_of,
     part,
     tirx,
 )
@@ -27,6 +28,8 @@ from edgeopt.codegen.schedules.template import elements, is_table
 
 #: Floats of one line of every cache.
 LINE_FLOATS = 16
+#: Bytes ahead at which weights that are read once are asked for.
+_STREAM_AHEAD_BYTES = 1024
 
 
 def emit(function: KernelFunction, plan: Plan, isa: Isa, sizes: Mapping[str, int]) -> Any:
@@ -299,6 +302,11 @@ def reduce(
     window = plan.window
     steps = window.run_packed // plan.pack
     width = plan.lanes * plan.pack  # weights of one vector and step
+    stride = vectors * width
+    element_bytes = {"float32": 4, "int16": 2, "int8": 1}[dtype_of(b["weights"])[0]]
+    line, far = 4 * LINE_FLOATS // element_bytes, _STREAM_AHEAD_BYTES // element_bytes
+    # One pixel reads each weight once, faster than the processor by itself asks for them.
+    streams = integer and isa.arch == "x86_64" and window.out_cols * window.out_rows == 1
     # Reading whole vectors of activations must not run past the end of the run.
     chunk = 4 if isa.by_element and plan.split == 1 else plan.split
     chunks, rest = divmod(steps, chunk)
@@ -312,7 +320,10 @@ def reduce(
             ]
         for j in range(count):
             if ahead is not None:
-                b.prefetch(b["weights"], ahead + (first + j) * LINE_FLOATS)
+                b.prefetch(b["weights"], ahead + (first + j) * line)
+            if streams:
+                for start in range(0, stride, line):
+                    b.prefetch(b["weights"], w_at + (j * stride + start + far))
             w = [
                 b.bind(dot.weights(b, isa, integer, w_at, (j * vectors + n) * width))
                 for n in range(vectors)
@@ -329,7 +340,6 @@ def reduce(
                     index = (s * pixels + m) * vectors + n
                     acc[index] = dot.accumulate(isa, integer, acc[index], w[n], x)
 
-    stride = vectors * width
     if chunks:
         with b.loop(chunks, "k") as k:
             x_at, w_at = at + k * chunk * plan.pack, weights + k * (chunk * stride)

@@ -134,17 +134,20 @@ class _Emitter:
             at = b.bind(number * plan.input_stride, "at")
             weights = b.bind(start + number * (width * product.reduction), "w_at")
             to = b.bind(number * plan.sum_stride, "to")
-            for begin, times, tiles in ((0, full, product.pixels), (full, 1, rest)):
-                if not times or not tiles:
+            # While the first tile is multiplied, the weights of the next product are asked for.
+            runs = [(0, 1, product.pixels), (1, full, product.pixels), (full, full + 1, rest)]
+            for begin, end, tiles in runs if full else [(0, 1, rest)]:
+                if end <= begin or not tiles:
                     continue
-                with b.loop(times, "tiles") as run:
+                ahead = None if begin else b.bind(weights + width * product.reduction, "ahead")
+                with b.loop(end - begin, "tiles") as run:
                     tile = begin * product.pixels + run * tiles
                     acc = b.registers(tiles * vectors, "int32", lanes)
                     for i in range(tiles * vectors):
                         acc[i] = const(0, "int32", lanes)
                     gemm_code.reduce(
                         b, self.isa, product, self.inputs, True, acc,
-                        b.bind(at + tile * plan.channels, "x_at"), weights, tiles, vectors,
+                        b.bind(at + tile * plan.channels, "x_at"), weights, tiles, vectors, ahead,
                     )  # fmt: skip
                     place = b.bind(to + tile * width, "place")
                     for i in range(tiles * vectors):
