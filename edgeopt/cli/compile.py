@@ -38,6 +38,9 @@ def run(
         typer.Option(help="Fix a dynamic input: name=1x3x224x224. Repeatable."),
     ] = None,
     name: Annotated[str, typer.Option(help="Prefix of the generated C.")] = "net",
+    threads: Annotated[
+        int, typer.Option(min=1, max=16, help="Threads an inference may use at most.")
+    ] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
     strict: Annotated[
@@ -79,6 +82,7 @@ def run(
         data=data,
         input_shapes=tuple(input_shape or ()),
         name=name,
+        threads=threads,
         seed=seed,
         force=force,
         strict=strict,

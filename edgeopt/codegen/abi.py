@@ -44,6 +44,7 @@ class KernelFunction:
     template: str  # the template that emits it, or "fallback"
     choice: Choice = MODEL  # how it is tiled
     parts: int = 1  # it is divided into; each call computes one
+    saved_cycles: float = 0.0  # by dividing it, estimated
 
 
 def symbol_of(key: OpKey, choice: Choice = MODEL) -> str:

@@ -83,10 +83,17 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class ArtifactRun:
-    """What an artifact's programs did."""
+    """What an artifact's programs did.
+
+    Attributes:
+        outputs: with as many threads as the artifact was compiled for.
+        self_test: of the embedded vectors.
+        alone: outputs of the same program on one thread; None where it has only one.
+    """
 
     outputs: Mapping[str, Array]
     self_test: Comparison
+    alone: Mapping[str, Array] | None = None
 
 
 def engine_for(profile: DeviceProfile) -> Engine | Missing:
@@ -139,22 +146,30 @@ def run_artifact(
         built = programs.build(files, net, compiler, work, wanted=("infer", "self_test"))
         (work / "in.bin").write_bytes(vectors.input_bytes)
         _run(engine, built.paths["infer"], ("in.bin", "out.bin"), work, timeout_s)
-        data = (work / "out.bin").read_bytes()
+        written = [(work / "out.bin").read_bytes()]
+        if "src/edgeopt_pool.c" in files:
+            one = ("--threads", "1", "in.bin", "alone.bin")
+            _run(engine, built.paths["infer"], one, work, timeout_s)
+            written.append((work / "alone.bin").read_bytes())
         code, text = _start(engine, built.paths["self_test"], (), work, timeout_s)
     tensors = [
         Tensor(name, tuple(array.shape[1:]), _dtype(array))
         for name, array in vectors.outputs.items()
     ]
     try:
-        arrays = unpack(data, tensors, vectors.count)
+        unpacked = [unpack(data, tensors, vectors.count) for data in written]
     except ValueError as error:
         raise ToolError(
             f"the program wrote {error}", where=f"infer on {engine.where}",
             hint="this is a bug of edgeopt: please report it with the model",
         ) from error  # fmt: skip
     embedded = f"src/{net}_self_test.c" in files
+    outputs = [
+        {t.name: array for t, array in zip(tensors, arrays, strict=True)} for arrays in unpacked
+    ]
     return ArtifactRun(
-        outputs={t.name: array for t, array in zip(tensors, arrays, strict=True)},
+        outputs=outputs[0],
+        alone=outputs[1] if len(outputs) > 1 else None,
         self_test=Comparison(
             what="self-test",
             where=engine.where,

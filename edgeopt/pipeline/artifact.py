@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgeopt.codegen import runner, schedules
 from edgeopt.codegen.abi import KernelFunction
@@ -19,6 +19,8 @@ from edgeopt.pipeline.cache import StageCache
 from edgeopt.pipeline.kernel_store import Job, compiled, joined
 
 KERNEL_FILE = "kernels.o"
+#: Threads that sleep are woken for each inference: less than this is not worth it.
+WAKING_CYCLES = 30_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,11 @@ class Artifact:
         return sum(seen.values())
 
     @property
+    def threads(self) -> int:
+        """How many threads the network can use."""
+        return max((function.parts for function in self.functions), default=1)
+
+    @property
     def fallbacks(self) -> tuple[Kernel, ...]:
         """Kernels without a template."""
         pairs = zip(self.graph.kernels, self.functions, strict=True)
@@ -65,6 +72,8 @@ def make_artifact(
         network: with its constants.
         target: the processor.
         choices: measured tilings; other kernels are tiled as their templates' models say.
+
+    A network that several threads would hardly help is made for one: `Artifact.threads`.
 
     Raises:
         InputError: an operator that nothing can compile, by name.
@@ -83,6 +92,8 @@ def make_artifact(
         else:
             functions.append(template.function(kernel.key, target))
             constants.append(template.pack(kernel.key, target, kernel.constants))
+    if target.threads > 1 and sum(f.saved_cycles for f in functions) < WAKING_CYCLES:
+        return make_artifact(network, replace(target, threads=1), choices)
     scratch = {
         kernel.name: function.scratch_bytes
         for kernel, function in zip(graph.kernels, functions, strict=True)

@@ -25,7 +25,7 @@ TURNS = 10
 
 @dataclass(frozen=True, slots=True)
 class EngineTime:
-    """Whole inferences of one engine, one thread."""
+    """Whole inferences of one engine."""
 
     name: str
     runs: int
@@ -57,18 +57,24 @@ class BenchResult:
 
 
 def bench_bundle(
-    folder: Path, *, runs: int = 300, against_ort: bool = False, kernels: bool = False
+    folder: Path,
+    *,
+    runs: int = 300,
+    against_ort: bool = False,
+    kernels: bool = False,
+    threads: int | None = None,
 ) -> BenchResult:
-    """Build a bundle's bench program from its files and run it here, on one thread.
+    """Build a bundle's bench program from its files and run it here.
 
     Args:
         folder: of the bundle.
         runs: counted inferences of each engine.
         against_ort: alternate with onnxruntime on the bundle's own ONNX model.
         kernels: time every kernel as well.
+        threads: of every engine; as many as the bundle was compiled for by default.
 
     Raises:
-        InputError: no bundle, or one that was changed.
+        InputError: no bundle, or one that was changed; more threads than it was compiled for.
         BoardError: the bundle is for another processor than this machine's.
         ToolError: no compiler, or it fails.
     """
@@ -82,6 +88,15 @@ def bench_bundle(
             where=str(folder),
             hint="build its bench program with CMake and run it on the board",
         )
+    threads = manifest.threads if threads is None else threads
+    if threads > manifest.threads:
+        raise InputError(
+            f"the bundle was compiled for {manifest.threads} "
+            f"thread{'s' if manifest.threads > 1 else ''}",
+            where="--threads",
+            hint=f"compile it with --threads {threads}",
+        )
+    options = ("--threads", str(threads)) if manifest.threads > 1 else ()
     name = identifier(manifest.name)
     wanted = ("bench", "bench_kernels") if kernels else ("bench",)
     with tempfile.TemporaryDirectory(prefix="edgeopt-") as work:
@@ -94,10 +109,10 @@ def bench_bundle(
             model = "model_int8.onnx" if manifest.precision == "int8" else "model.onnx"
             if model not in files:
                 model = "model.onnx"
-            session = OrtTimer(files[model])
+            session = OrtTimer(files[model], threads)
         turns = TURNS if session is not None else 1
         for _ in range(turns):
-            ours += run_bench(engine, paths["bench"], max(10, runs // turns))
+            ours += run_bench(engine, paths["bench"], max(10, runs // turns), options)
             if session is not None:
                 theirs += session.run(max(10, runs // turns))
         engines = [summarise("edgeopt", ours)]
@@ -107,29 +122,31 @@ def bench_bundle(
             ratio = engines[1].median_ns / engines[0].median_ns
         timed: tuple[KernelTime, ...] = ()
         if kernels:
-            text = verify.run_program(engine, paths["bench_kernels"], ("--runs", str(runs)))
+            arguments = ("--runs", str(runs), *options)
+            text = verify.run_program(engine, paths["bench_kernels"], arguments)
             timed = _kernels(json.loads(text), [k.name for k in manifest.kernels])
     return BenchResult(tuple(engines), timed, ratio)
 
 
-def run_bench(engine: Engine, program: Path, runs: int) -> list[float]:
+def run_bench(engine: Engine, program: Path, runs: int, options: Sequence[str] = ()) -> list[float]:
     """Times (ns) of single inferences by a bench program."""
-    text = verify.run_program(engine, program, ("--runs", str(runs), "--min-ms", "0", "--samples"))
+    arguments = ("--runs", str(runs), "--min-ms", "0", "--samples", *options)
+    text = verify.run_program(engine, program, arguments)
     return [float(value) for value in json.loads(text)["samples_ns"]]
 
 
 class OrtTimer:
-    """onnxruntime as a user would set it up for one core: one thread, all optimizations.
+    """onnxruntime as a user would set it up: so many threads, all optimizations.
 
     Raises:
         InputError: the model has inputs that are not tensors of static shape.
     """
 
-    def __init__(self, model: bytes) -> None:
+    def __init__(self, model: bytes, threads: int = 1) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
+        options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.log_severity_level = 3

@@ -53,6 +53,7 @@ class CompileRequest:
         data: calibration images instead of the zoo's own.
         input_shapes: ``name=1x3x224x224`` for dynamic inputs.
         name: prefix of the generated C.
+        threads: that an inference may use at most.
         force: replace an existing bundle.
         strict: refuse kernels that the latency table does not hold.
         dump_dir: where every stage's output is written, numbered.
@@ -68,6 +69,7 @@ class CompileRequest:
     data: Path | None = None
     input_shapes: tuple[str, ...] = ()
     name: str = "net"
+    threads: int = 1
     seed: int = 0
     force: bool = False
     strict: bool = False
@@ -125,7 +127,7 @@ def compile_network(request: CompileRequest, progress: Progress = no_progress) -
     run = _Run(request, progress)
 
     run.start("device")
-    profile = devices.load(request.device, request.profile_dirs)
+    profile = devices.load(request.device, request.profile_dirs).with_threads(request.threads)
     precisions = _precisions(request.precision, profile)
     run.end("device", f"{profile.title}, {', '.join(_names(precisions))}")
 
@@ -191,8 +193,9 @@ def compile_network(request: CompileRequest, progress: Progress = no_progress) -
         kernels=figures.kernel_table(model, artifact),
         buffers=bundle.buffers(artifact),
         checks=proof.checks,
-        notes=(*chosen.notes, *final.notes, *_notes(artifact)),
+        notes=(*chosen.notes, *final.notes, *_notes(artifact, request.threads)),
         files={},
+        threads=artifact.threads,
     )
     manifest = bundle.write(manifest, files, chosen.points, request.out, force=request.force)
     run.end("bundle", str(request.out))
@@ -237,13 +240,22 @@ def _summary(artifact: Artifact) -> str:
         f"{len(artifact.graph.kernels)} kernels, {len(set(artifact.graph.keys))} different, "
         f"arena {artifact.plan.arena_bytes:,} bytes"
     )
+    if artifact.threads > 1:
+        divided = sum(function.parts > 1 for function in artifact.functions)
+        text += f", {divided} divided between {artifact.threads} threads"
     if artifact.fallbacks:
         text += f", {len(artifact.fallbacks)} without a template"
     return text
 
 
-def _notes(artifact: Artifact) -> tuple[str, ...]:
-    return tuple(
+def _notes(artifact: Artifact, threads: int) -> tuple[str, ...]:
+    notes = [
         f"{kernel.name} has no template: compiled by TVM's own legalization, slower"
         for kernel in artifact.fallbacks
-    )
+    ]
+    if artifact.threads < threads:
+        notes.append(
+            f"compiled for {artifact.threads} thread{'s' if artifact.threads > 1 else ''} instead "
+            f"of {threads}: the network is too small to gain from more"
+        )
+    return tuple(notes)

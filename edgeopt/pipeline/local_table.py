@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeopt import devices, latency
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import BoardError, EdgeoptError, InputError
-from edgeopt.core.estimates import LatencyModel
+from edgeopt.core.estimates import Estimate, LatencyModel, Source
 from edgeopt.core.kernels import OpKey
 from edgeopt.pipeline.cache import StageCache, default_cache_dir
 from edgeopt.pipeline.kernel_store import codegen_version
@@ -54,7 +54,49 @@ def model_for(
     if measurable and latency.find_table(profile, runtime_version=version) is None:
         assert space is not None
         _measure_quickly(profile, space, detail or (lambda text: None))
-    return latency.load_model(profile, strict=strict, runtime_version=version)
+    threads = profile.threads
+    if threads > 1:
+        table = latency.find_table(profile, runtime_version=version, threads=threads)
+        if table is not None:
+            return latency.load_model(
+                profile, strict=strict, runtime_version=version, threads=threads
+            )
+        if strict:
+            raise InputError(
+                f"no latency table of {threads} threads exists", where=f"device {profile.name}",
+                hint="leave out --strict: the times of one thread are then stated instead",
+            )  # fmt: skip
+    found = latency.load_model(profile, strict=strict, runtime_version=version)
+    return found if threads == 1 else OneThread(found, threads)
+
+
+@dataclass(frozen=True, slots=True)
+class OneThread:
+    """A model of one thread for networks that will use several: it says so.
+
+    Dividing the work can at best divide the time, so that is how far the intervals go down.
+    """
+
+    model: LatencyModel
+    threads: int
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever a prediction could."""
+        return f"{latency.model_digest(self.model)} of {self.threads}"
+
+    def predict(self, keys: Sequence[OpKey]) -> Estimate:
+        """The network on one thread."""
+        return self._said(self.model.predict(keys))
+
+    def predict_each(self, keys: Sequence[OpKey]) -> list[Estimate]:
+        """The kernels on one thread."""
+        return [self._said(found) for found in self.model.predict_each(keys)]
+
+    def _said(self, found: Estimate) -> Estimate:
+        how = f"on one thread, {self.threads} were not measured: {found.how}"
+        low = found.low / self.threads
+        return replace(found, low=low, source=Source.ESTIMATED, how=how)
 
 
 def _measure_quickly(

@@ -121,6 +121,7 @@ class Manifest(Record, frozen=True):
     checks: tuple[Check, ...]
     notes: tuple[str, ...]
     files: dict[str, str]  # path -> sha256
+    threads: int = 1  # that the generated C can use
 
     def figure(self, name: str) -> Figure | None:
         """The figure of that name, or None."""

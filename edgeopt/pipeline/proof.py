@@ -8,6 +8,7 @@ machine, and the artifact built for the device.
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -141,7 +142,7 @@ def prove(
         cached: the stage cache.
         cache: of built kernels, for the artifact of this machine.
     """
-    host = devices.load("local")
+    host = replace(devices.load("local"), threads=profile.threads)
     compilers = {profile.name: _version(profile), host.name: _version(host)}
     engine = verify.engine_for(profile)
     inputs = {
@@ -300,7 +301,23 @@ def artifact_checks(
         vectors.outputs, done.outputs, what="torch = artifact", where=where,
         tolerance=vectors.tolerance,
     )  # fmt: skip
-    return [as_check(compared), as_check(done.self_test, where=where)]
+    checks = [as_check(compared), as_check(done.self_test, where=where)]
+    if done.alone is not None:
+        same = verify.compare(
+            done.alone, done.outputs, what=f"one thread = {threads_of(files, name)}", where=where,
+            tolerance=0.0,
+        )  # fmt: skip
+        checks.append(as_check(replace(same, result="passed" if same.bit_exact else "failed")))
+    return checks
+
+
+def threads_of(files: Mapping[str, bytes], name: str) -> str:
+    """How many threads a bundle's code uses, in words."""
+    from edgeopt.codegen.names import identifier, macro
+
+    header = files[f"include/{identifier(name)}.h"].decode()
+    found = re.search(rf"#define {re.escape(macro(name))}_THREADS (\d+)", header)
+    return f"{found[1]} threads" if found else "one thread"
 
 
 def as_check(found: Comparison, where: str = "") -> Check:
@@ -315,7 +332,7 @@ def as_check(found: Comparison, where: str = "") -> Check:
 def measure(
     files: Mapping[str, bytes], name: str, profile: DeviceProfile, engine: Engine
 ) -> Figure:
-    """The artifact's latency on this machine: median of whole runs, one thread."""
+    """The artifact's latency on this machine: median of whole runs, with its own threads."""
     from edgeopt.codegen.names import identifier
 
     with tempfile.TemporaryDirectory(prefix="edgeopt-") as folder:
@@ -328,7 +345,8 @@ def measure(
         "latency_ns",
         float(result["median_ns"]),
         Source.MEASURED,
-        f"median of {result['runs']} runs on this machine, one thread; 10th to 90th percentile",
+        f"median of {result['runs']} runs on this machine, {threads_of(files, name)}; "
+        "10th to 90th percentile",
         float(result["p10_ns"]),
         float(result["p90_ns"]),
     )

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from edgeopt.codegen.schedules import candidates, table
-from edgeopt.codegen.schedules.depthwise_parts import parts_of
+from edgeopt.codegen.schedules import candidates, parts, table
+from edgeopt.codegen.schedules.depthwise_parts import divide
 from edgeopt.codegen.schedules.depthwise_plan import Plan, lane_order, pairs_taps, plan_of
 from edgeopt.codegen.schedules.gemm import fold_bias, requantization
 from edgeopt.codegen.schedules.isa import Isa, isa_of
@@ -56,9 +56,9 @@ class Depthwise(BaseTemplate):
         plan = self.plan(key, target)
         return plan.pad_bytes or round_up(plan.stage_elements * 2, 64)
 
-    def parts(self, key: OpKey, target: TargetSpec) -> int:
+    def divide(self, key: OpKey, target: TargetSpec) -> parts.Division:
         """Rows or vectors of channels apart."""
-        return parts_of(key, self.plan(key, target), _isa(target), target.threads)
+        return divide(key, self.plan(key, target), _isa(target), target.threads)
 
     def pack(
         self, key: OpKey, target: TargetSpec, constants: Mapping[str, Array]

@@ -38,7 +38,7 @@ def axis_of(key: OpKey, plan: Plan, isa: Isa, count: int) -> Axis:
     return min(_costs(key, plan, isa, count))[1]
 
 
-def parts_of(key: OpKey, plan: Plan, isa: Isa, threads: int) -> int:
+def divide(key: OpKey, plan: Plan, isa: Isa, threads: int) -> parts.Division:
     """Into how many parts the convolution is divided."""
     whole = min(_costs(key, plan, isa, 1))[0]
     return parts.best(threads, whole, lambda count: min(_costs(key, plan, isa, count))[0])

@@ -44,7 +44,7 @@ class Elementwise(BaseTemplate):
             found += [factor, Const("qparams", "i32", 5)]
         return tuple(found)
 
-    def parts(self, key: OpKey, target: TargetSpec) -> int:
+    def divide(self, key: OpKey, target: TargetSpec) -> parts.Division:
         """Pixels, or groups of neighbouring elements apart."""
         return parts.even(target.threads, elements(key.in_shape) // 64, parts.pass_cycles(key))
 

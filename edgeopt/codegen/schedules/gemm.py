@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from edgeopt.codegen.schedules import candidates, table
-from edgeopt.codegen.schedules.gemm_parts import parts_of
+from edgeopt.codegen.schedules import candidates, parts, table
+from edgeopt.codegen.schedules.gemm_parts import divide
 from edgeopt.codegen.schedules.gemm_plan import Plan, plan_of, suited
 from edgeopt.codegen.schedules.isa import Isa, isa_of
 from edgeopt.codegen.schedules.template import (
@@ -55,9 +55,9 @@ class Gemm(BaseTemplate):
         stage = self.plan(key, target).stage
         return 0 if stage is None else round_up(stage.elements * BYTES[stage.dtype], 64)
 
-    def parts(self, key: OpKey, target: TargetSpec) -> int:
+    def divide(self, key: OpKey, target: TargetSpec) -> parts.Division:
         """Rows, tiles of a row, or panels of output channels apart."""
-        return parts_of(key, self.plan(key, target), _isa(key, target), target.threads)
+        return divide(key, self.plan(key, target), _isa(key, target), target.threads)
 
     def pack(
         self, key: OpKey, target: TargetSpec, constants: Mapping[str, Array]

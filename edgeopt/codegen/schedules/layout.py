@@ -25,7 +25,7 @@ class Layout(BaseTemplate):
             return ()
         return Const("factors", "f32", key.inputs), Const("qparams", "i32", key.inputs + 1)
 
-    def parts(self, key: OpKey, target: TargetSpec) -> int:
+    def divide(self, key: OpKey, target: TargetSpec) -> parts.Division:
         """Pieces along the outer axes apart; a mere copy is one run and stays whole."""
         return parts.even(target.threads, units_of(key), parts.pass_cycles(key))
 

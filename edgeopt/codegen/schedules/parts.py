@@ -7,6 +7,7 @@ What it counts need not be exact, since kernels near the border gain or lose nex
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 from edgeopt.codegen.schedules.isa import Isa
@@ -21,7 +22,18 @@ WORTH = 0.9
 NEAR_BYTES, FAR_BYTES = 32.0, 8.0
 
 
-def best(threads: int, whole_cycles: float, part_cycles: Callable[[int], float]) -> int:
+@dataclass(frozen=True, slots=True)
+class Division:
+    """Into how many parts a kernel is divided, and what that is estimated to save."""
+
+    parts: int
+    saved_cycles: float
+
+
+UNDIVIDED = Division(1, 0.0)
+
+
+def best(threads: int, whole_cycles: float, part_cycles: Callable[[int], float]) -> Division:
     """The number of parts that is estimated to be fastest; 1 where dividing does not pay.
 
     Args:
@@ -34,10 +46,10 @@ def best(threads: int, whole_cycles: float, part_cycles: Callable[[int], float])
         cycles = part_cycles(parts) + HANDOVER_CYCLES
         if cycles < least:
             found, least = parts, cycles
-    return found
+    return Division(found, whole_cycles - least) if found > 1 else UNDIVIDED
 
 
-def even(threads: int, units: int, whole_cycles: float) -> int:
+def even(threads: int, units: int, whole_cycles: float) -> Division:
     """The same for a kernel of ``units`` equal pieces."""
     return best(threads, whole_cycles, lambda n: whole_cycles * -(-units // n) / units)
 

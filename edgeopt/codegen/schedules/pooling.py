@@ -30,7 +30,7 @@ class Pooling(BaseTemplate):
         count = key.kernel[0] * key.kernel[1] if is_uneven(key) else 1
         return Const("multiplier", "f32", count), Const("qparams", "i32", 4)
 
-    def parts(self, key: OpKey, target: TargetSpec) -> int:
+    def divide(self, key: OpKey, target: TargetSpec) -> parts.Division:
         """Rows apart; vectors of channels of a global average."""
         isa = isa_of(target)
         assert isa is not None

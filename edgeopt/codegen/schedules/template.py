@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from edgeopt.codegen.abi import Arg, KernelFunction, symbol_of
+from edgeopt.codegen.schedules.parts import UNDIVIDED, Division
 from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.network import DTYPE_BYTES, Array
@@ -85,13 +86,14 @@ class BaseTemplate:
         """Working memory in the arena, of one part."""
         return 0
 
-    def parts(self, key: OpKey, target: TargetSpec) -> int:
+    def divide(self, key: OpKey, target: TargetSpec) -> Division:
         """Into how many parts the kernel is divided, at most ``target.threads``."""
-        return 1
+        return UNDIVIDED
 
     def function(self, key: OpKey, target: TargetSpec) -> KernelFunction:
         """Symbol, parameters and scratch of the kernel."""
-        parts = self.parts(key, target) if target.threads > 1 else 1
+        division = self.divide(key, target) if target.threads > 1 else UNDIVIDED
+        parts = division.parts
         args = [Arg("input", f"x{i}", key.dtype) for i in range(key.inputs)]
         if key.residual:
             args.append(Arg("residual", "residual", key.out_dtype))
@@ -103,7 +105,9 @@ class BaseTemplate:
         if parts > 1:
             args.append(Arg("part", "part", "i32"))
         symbol = symbol_of(key, self.choice)
-        return KernelFunction(key, symbol, tuple(args), scratch, self.name, self.choice, parts)
+        return KernelFunction(
+            key, symbol, tuple(args), scratch, self.name, self.choice, parts, division.saved_cycles
+        )
 
     def packed_bytes(self, key: OpKey, target: TargetSpec) -> int:
         """Bytes of all packed constants."""

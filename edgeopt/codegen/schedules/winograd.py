@@ -50,7 +50,7 @@ class Winograd(BaseTemplate):
         between = plan.products * (plan.input_stride + plan.output_stride)
         return 4 * round_up(plan.stage_elements(key.in_shape[-1]) + between, 16)
 
-    def parts(self, key: OpKey, target: TargetSpec) -> int:
+    def divide(self, key: OpKey, target: TargetSpec) -> parts.Division:
         """By bands of the map, or by panels of output channels."""
         plan = self.plan(key, target)
         pieces = max(plan.bands, -(-plan.product.output_vectors // plan.product.vectors))
