@@ -46,7 +46,7 @@ class Elementwise(BaseTemplate):
 
     def divide(self, key: OpKey, target: TargetSpec) -> parts.Division:
         """Pixels, or groups of neighbouring elements apart."""
-        return parts.even(target.threads, elements(key.in_shape) // 64, parts.pass_cycles(key))
+        return parts.even(target.threads, -(-elements(key.in_shape) // 64), parts.pass_cycles(key))
 
     def pack(
         self, key: OpKey, target: TargetSpec, constants: Mapping[str, Array]
