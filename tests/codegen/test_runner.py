@@ -211,7 +211,12 @@ int main(void) {
 
 
 def build_by_hand(
-    folder: Path, compiler: Compiler, main: str, codes: list[emit.Code], suffix: str = ".c"
+    folder: Path,
+    compiler: Compiler,
+    main: str,
+    codes: list[emit.Code],
+    suffix: str = ".c",
+    flags: tuple[str, ...] = ("-O1", *SANITIZE, *STRICT_FLAGS),
 ) -> Path:
     """A program of one main file and the library sources of some bundles."""
     main_file = folder / f"main{suffix}"
@@ -227,7 +232,7 @@ def build_by_hand(
         sources.append(main_file)
     toolchain.compile_and_link(
         compiler, sources, folder / "program", includes=includes, objects=objects,
-        flags=("-O1", *SANITIZE, *STRICT_FLAGS), work=folder,
+        flags=flags, work=folder,
     )  # fmt: skip
     return folder / "program"
 

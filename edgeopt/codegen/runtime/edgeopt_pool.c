@@ -19,6 +19,13 @@
 
 #include <unistd.h>
 
+/* Every network for several threads brings this file; a program of two of them links one copy. */
+#pragma weak edgeopt_pool_start
+#pragma weak edgeopt_pool_stop
+#pragma weak edgeopt_pool_threads
+#pragma weak edgeopt_pool_status_text
+#pragma weak edgeopt_pool_run
+
 #define READY UINT32_C(0x706f6f6c)
 #define OPEN 1u
 #define ENTERED 2u
