@@ -68,6 +68,7 @@ class Ours:
                 self._build(folder, precision, threads, tiles == "measured", Path(work))
         facts = json.loads(about.read_text())
         self.macs: int = facts["macs"]
+        self.threads: int = facts["threads"]  # fewer than asked for where more would not pay
         self.check: str = facts["check"]
         self._keys = [OpKey.parse(text) for text in facts["keys"]]
 
@@ -97,6 +98,7 @@ class Ours:
             shutil.copy2(path, self._place)
         facts = {
             "macs": imported.network.macs,
+            "threads": artifact.threads,
             "check": check,
             "keys": [str(key) for key in artifact.graph.keys],
             "source": source_digest(),
@@ -109,9 +111,9 @@ class Ours:
         programs.bench(lower(network).keys)
         return programs.choices
 
-    def run(self, runs: int) -> list[float]:
+    def run(self, runs: int, *options: str) -> list[float]:
         """Nanoseconds of single inferences."""
-        arguments = ("--runs", str(runs), "--min-ms", "0", "--samples")
+        arguments = ("--runs", str(runs), "--min-ms", "0", "--samples", *options)
         text = verify.run_program(self._engine, self._place / "bench", arguments)
         return [float(value) for value in json.loads(text)["samples_ns"]]
 
