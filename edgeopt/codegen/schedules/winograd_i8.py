@@ -40,7 +40,7 @@ class WinogradI8(BaseTemplate):
         staged = plan.stage_elements(key.in_shape[-1])
         return 2 * (staged + PRODUCTS * plan.input_stride) + 4 * PRODUCTS * plan.sum_stride
 
-    def parts(self, key: OpKey, target: TargetSpec) -> int:
+    def divide(self, key: OpKey, target: TargetSpec) -> parts.Division:
         """By bands of the map, or by panels of output channels."""
         plan = self.plan(key, target)
         # A table is applied to whole rows.
