@@ -48,7 +48,10 @@ def plan_of(key: OpKey, isa: Isa, choice: Choice = MODEL) -> Plan:
         vectors = 1
     else:
         room = isa.registers - 2 - kernel_w  # one accumulator a pixel, the weights of a row
-        vectors = 2 if blocks >= 2 and isa.registers > 16 and out_w <= 8 else 1
+        # Fewer sums than eight wait for one another.
+        vectors = 2 if blocks >= 2 and out_w <= (8 if isa.registers > 16 else 4) else 1
+        if vectors == 2:  # the compiler takes weights from memory where registers run out
+            room = isa.registers - 2 - kernel_w // 2
     limit = max(min(room // vectors, 8 if integer else 10), 1)
     count = -(-out_w // limit)
     pixels = -(-out_w // count)
