@@ -26,7 +26,7 @@ def of_gemm(key: OpKey, isa: Isa) -> tuple[Choice, ...]:
     """Register tiles, loop orders, partial sums and bands near the model's best."""
     own = gemm_plan.plan_of(key, isa)
     here = Choice(own.pixels, own.vectors)
-    tiles = _tiles(own, isa, integer=key.dtype == "i8")
+    tiles = _tiles(own, gemm_plan.suited(key, isa), integer=key.dtype == "i8")
     other = "r" if own.panel_outer else "p"
     found = [Choice(*tiles[0])] if tiles else []
     if own.output_vectors > own.vectors and own.window.out_cols * own.band > own.pixels:
