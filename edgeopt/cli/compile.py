@@ -46,6 +46,12 @@ def run(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse kernels the latency table does not hold.")
     ] = False,
+    tune: Annotated[
+        int | None,
+        typer.Option(
+            help="Measure 40 tilings of each of the N slowest kernels; this machine only."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest instead.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     dump_dir: Annotated[
@@ -86,6 +92,7 @@ def run(
         seed=seed,
         force=force,
         strict=strict,
+        tune=tune,
         dump_dir=dump_dir,
         cache=cache,
         profile_dirs=tuple(profile_dir or ()),

@@ -22,6 +22,7 @@ from edgeopt.pipeline.cache import Files, StageCache, default_cache_dir
 from edgeopt.pipeline.manifest import SCHEMA, Manifest
 from edgeopt.pipeline.proof import prove
 from edgeopt.pipeline.tiles import choices_of
+from edgeopt.pipeline.tuning import tuned
 
 STAGES = ("device", "search", "network", "quantize", "lower", "kernels", "render", "verify",
           "bundle")  # fmt: skip
@@ -56,6 +57,7 @@ class CompileRequest:
         threads: that an inference may use at most.
         force: replace an existing bundle.
         strict: refuse kernels that the latency table does not hold.
+        tune: search wide for the tilings of so many of the slowest kernels, by measuring them.
         dump_dir: where every stage's output is written, numbered.
         command: what the manifest calls the command.
     """
@@ -73,6 +75,7 @@ class CompileRequest:
     seed: int = 0
     force: bool = False
     strict: bool = False
+    tune: int | None = None
     dump_dir: Path | None = None
     cache: bool = True
     profile_dirs: tuple[Path, ...] = ()
@@ -147,7 +150,15 @@ def compile_network(request: CompileRequest, progress: Progress = no_progress) -
     run.dump({final.file_name: final.model})
 
     run.start("lower")
-    artifact = make_artifact(final.imported.network, profile.target, choices_of(profile))
+    choices = choices_of(profile)
+    artifact = make_artifact(final.imported.network, profile.target, choices)
+    if request.tune is not None:
+        model = figures.model_for(profile, strict=request.strict)
+        keys = artifact.graph.keys
+        choices |= tuned(
+            keys, profile, model, request.tune, run.cache, lambda text: run.detail("lower", text)
+        )
+        artifact = make_artifact(final.imported.network, profile.target, choices)
     run.end("lower", _summary(artifact))
     run.dump({"kernels.txt": "\n".join(map(str, artifact.graph.keys)).encode() + b"\n"})
 

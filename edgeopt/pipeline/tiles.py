@@ -52,14 +52,21 @@ def choices_of(profile: DeviceProfile) -> dict[OpKey, Choice]:
     return {} if table is None else dict(table.choices)
 
 
-def candidates_of(keys: Sequence[OpKey], target: TargetSpec) -> dict[OpKey, tuple[Choice, ...]]:
+def candidates_of(
+    keys: Sequence[OpKey], target: TargetSpec, at_most: int | None = None
+) -> dict[OpKey, tuple[Choice, ...]]:
     """The kernels that can be tiled in several ways, with their tilings, the model's first."""
     from edgeopt.codegen import schedules
 
     found = {}
     for key in dict.fromkeys(keys):
         template = schedules.select(key, target)
-        choices = () if template is None else template.candidates(key, target)
+        if template is None:
+            continue
+        if at_most is None:
+            choices = template.candidates(key, target)
+        else:
+            choices = template.candidates(key, target, at_most)
         if len(choices) > 1:
             found[key] = choices
     return found

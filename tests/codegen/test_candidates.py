@@ -80,6 +80,10 @@ def test_lists_are_short_and_begin_with_the_model(key: OpKey) -> None:
         found = candidates(key, target)
         assert found[0] == MODEL and len(found) <= 10
         assert len(set(found)) == len(found)
+        template = schedules.select(key, target)
+        assert template is not None
+        wide = template.candidates(key, target, 40)
+        assert wide[0] == MODEL and len(found) <= len(wide) <= 40
 
 
 def test_ordinary_layers_have_a_choice() -> None:

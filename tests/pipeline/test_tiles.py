@@ -15,15 +15,18 @@ from edgeopt.codegen import cost
 from edgeopt.codegen.bench import identity
 from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.errors import BoardError, InputError
+from edgeopt.core.estimates import Estimate, Source
 from edgeopt.core.kernels import OpKey
-from edgeopt.latency.select import table_path, user_table_dir
+from edgeopt.latency.select import load_model, table_path, user_table_dir
 from edgeopt.latency.table import LatencyTable, Measurement, load_table
 from edgeopt.ofa.describe import describe
 from edgeopt.ofa.spaces import load_space
 from edgeopt.pipeline import tiles
+from edgeopt.pipeline.cache import StageCache
 from edgeopt.pipeline.compile import CompileRequest, compile_network
 from edgeopt.pipeline.kernel_store import codegen_version
 from edgeopt.pipeline.profile import ProfileRequest, profile
+from edgeopt.pipeline.tuning import WIDE, slowest, tuned
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 KEYS = tuple(OpKey("pointwise", (7, 7, n), (7, 7, 64)) for n in (16, 24, 40))
@@ -119,6 +122,51 @@ def test_a_search_counts_the_scratch_of_the_chosen_tilings() -> None:
     chosen = cost.evaluate(network, "i8", target, dict.fromkeys(bands, Choice(band=1)))
     assert chosen.arena_bytes <= plain.arena_bytes
     assert cost.evaluate(network, "i8", target) == plain
+
+
+def test_the_slowest_kernels_count_all_their_calls() -> None:
+    local = devices.load("local")
+    latency = load_model(local)
+    small, large = KEYS[0], OpKey("pointwise", (28, 28, 40), (28, 28, 64))
+    single = OpKey("softmax", (10,), (10,))
+    assert slowest([small, large, single], latency, {small: (), large: ()}, 5) == [large, small]
+    assert slowest([small] * 100 + [large], latency, {small: (), large: ()}, 1) == [small]
+
+
+def test_tuning_measures_once(needs_tool: Callable[[str], str], tmp_path: Path) -> None:
+    needs_tool("gcc")
+    local, cache = devices.load("local"), StageCache(tmp_path / "stages")
+    key = OpKey("depthwise", (6, 6, 32), (6, 6, 32), kernel=(3, 3), pads=(1,) * 4, groups=32)
+    said: list[str] = []
+    found = tuned([key, *KEYS], local, Constant(key), 1, cache, said.append)
+    assert set(found) == {key}
+    wide = tiles.candidates_of([key], local.target, WIDE)[key]
+    assert found[key] in wide and len(wide) > 3
+    assert said == [f"tuning kernel 1 of 1, {len(wide)} tilings"]
+    assert tuned([key, *KEYS], local, Constant(key), 1, cache, said.append) == found
+    assert len(said) == 1
+
+
+def test_tuning_is_refused_where_nothing_can_be_measured(tmp_path: Path) -> None:
+    cache = StageCache(None)
+    with pytest.raises(InputError, match="0 kernels cannot be tuned"):
+        tuned(KEYS, devices.load("local"), Constant(KEYS[0]), 0, cache)
+    with pytest.raises(InputError, match="cannot be timed on this machine"):
+        tuned(KEYS, devices.load("nucleo-l4r5zi"), Constant(KEYS[0]), 1, cache)
+
+
+@dataclass
+class Constant:
+    """A latency model to which one kernel is slow and all others are fast."""
+
+    slow: OpKey
+
+    def predict_each(self, keys: Sequence[OpKey]) -> list[Estimate]:
+        times = [2.0 if key == self.slow else 1.0 for key in keys]
+        return [Estimate(t, t, t, Source.ESTIMATED, 0.0, "made up") for t in times]
+
+    def predict(self, keys: Sequence[OpKey]) -> Estimate:
+        raise NotImplementedError
 
 
 @pytest.mark.slow

@@ -18,7 +18,14 @@ from edgeopt.codegen.schedules.depthwise_parts import divide
 from edgeopt.codegen.schedules.depthwise_plan import Plan, lane_order, pairs_taps, plan_of
 from edgeopt.codegen.schedules.gemm import fold_bias, requantization
 from edgeopt.codegen.schedules.isa import Isa, isa_of
-from edgeopt.codegen.schedules.template import BaseTemplate, Const, Template, is_table, round_up
+from edgeopt.codegen.schedules.template import (
+    AT_MOST,
+    BaseTemplate,
+    Const,
+    Template,
+    is_table,
+    round_up,
+)
 from edgeopt.core.choice import Choice
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.network import Array
@@ -34,9 +41,11 @@ class Depthwise(BaseTemplate):
         """The tiling of a key on a target."""
         return plan_of(key, _isa(target), self.choice)
 
-    def candidates(self, key: OpKey, target: TargetSpec) -> tuple[Choice, ...]:
+    def candidates(
+        self, key: OpKey, target: TargetSpec, at_most: int = AT_MOST
+    ) -> tuple[Choice, ...]:
         """Tiles of pixels and vectors, and bands."""
-        return candidates.of_depthwise(key, _isa(target))
+        return candidates.of_depthwise(key, _isa(target), at_most)
 
     def consts(self, key: OpKey, target: TargetSpec) -> tuple[Const, ...]:
         """Weights [vector][tap][lane] and what follows the sum."""

@@ -12,6 +12,7 @@ from edgeopt.codegen.schedules.gemm_parts import divide
 from edgeopt.codegen.schedules.gemm_plan import Plan, plan_of, suited
 from edgeopt.codegen.schedules.isa import Isa, isa_of
 from edgeopt.codegen.schedules.template import (
+    AT_MOST,
     BYTES,
     BaseTemplate,
     Const,
@@ -37,9 +38,11 @@ class Gemm(BaseTemplate):
         """The tiling of a key on a target."""
         return plan_of(key, _isa(key, target), self.choice)
 
-    def candidates(self, key: OpKey, target: TargetSpec) -> tuple[Choice, ...]:
+    def candidates(
+        self, key: OpKey, target: TargetSpec, at_most: int = AT_MOST
+    ) -> tuple[Choice, ...]:
         """Register tiles, loop orders, partial sums and bands near the model's best."""
-        return candidates.of_gemm(key, _isa(key, target))
+        return candidates.of_gemm(key, _isa(key, target), at_most)
 
     def consts(self, key: OpKey, target: TargetSpec) -> tuple[Const, ...]:
         """Weights and bias; for int8 the requantization as well."""

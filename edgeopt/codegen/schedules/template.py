@@ -17,6 +17,8 @@ from edgeopt.core.network import DTYPE_BYTES, Array
 from edgeopt.core.target import TargetSpec
 
 NUMPY = {"f32": np.float32, "i8": np.int8, "u8": np.uint8, "i16": np.int16, "i32": np.int32}
+#: Tilings of one kernel that are worth measuring, the model's own among them.
+AT_MOST = 10
 BYTES = {**DTYPE_BYTES, "i16": 2}
 
 
@@ -29,7 +31,9 @@ class Template(Protocol):
     def with_choice(self, choice: Choice) -> Template:
         """The same template with another tiling."""
 
-    def candidates(self, key: OpKey, target: TargetSpec) -> tuple[Choice, ...]:
+    def candidates(
+        self, key: OpKey, target: TargetSpec, at_most: int = AT_MOST
+    ) -> tuple[Choice, ...]:
         """Tilings worth measuring, the model's own first; one or none where nothing is open."""
 
     def function(self, key: OpKey, target: TargetSpec) -> KernelFunction:
@@ -74,7 +78,9 @@ class BaseTemplate:
         """The same template with another tiling."""
         return type(self)(choice)
 
-    def candidates(self, key: OpKey, target: TargetSpec) -> tuple[Choice, ...]:
+    def candidates(
+        self, key: OpKey, target: TargetSpec, at_most: int = AT_MOST
+    ) -> tuple[Choice, ...]:
         """Nothing is open unless a template says so."""
         return ()
 

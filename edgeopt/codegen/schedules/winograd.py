@@ -10,7 +10,7 @@ import numpy as np
 
 from edgeopt.codegen.schedules import candidates, gemm, parts
 from edgeopt.codegen.schedules.isa import Isa, isa_of
-from edgeopt.codegen.schedules.template import BaseTemplate, Const, Template, round_up
+from edgeopt.codegen.schedules.template import AT_MOST, BaseTemplate, Const, Template, round_up
 from edgeopt.codegen.schedules.winograd_plan import Plan, plan_of, weight_transform
 from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.kernels import OpKey
@@ -34,9 +34,11 @@ class Winograd(BaseTemplate):
         assert plan is not None
         return plan
 
-    def candidates(self, key: OpKey, target: TargetSpec) -> tuple[Choice, ...]:
+    def candidates(
+        self, key: OpKey, target: TargetSpec, at_most: int = AT_MOST
+    ) -> tuple[Choice, ...]:
         """The direct convolution as well."""
-        return candidates.of_winograd(key, _isa(target))
+        return candidates.of_winograd(key, _isa(target), at_most)
 
     def consts(self, key: OpKey, target: TargetSpec) -> tuple[Const, ...]:
         """Transformed weights and bias."""
