@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from dataclasses import replace
 
+from edgeopt.core.activations import REAL
 from edgeopt.core.network import Network, Op, Tensor
 
 #: Operators whose result is int8 whatever they read.
@@ -22,6 +23,8 @@ def _computes(op: Op) -> bool:
     """Whether an operator is int8 whatever it reads."""
     if op.kind == "resize":
         return op.attrs["mode"] == "linear"
+    if op.kind == "activation":
+        return op.attrs["function"] not in REAL
     # A constant operand stays a real number, and with it the operator.
     return op.kind in _INT8 and (op.kind == "prelu" or "c" not in op.constants)
 

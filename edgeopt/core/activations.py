@@ -21,6 +21,9 @@ Floats = npt.NDArray[np.float32]
 #: Functions that are a clamp, so that an integer network needs no table for them.
 CLAMPS = frozenset({"relu", "relu6", "clip"})
 
+#: Functions whose results spread too widely for one scale: quantization leaves them in float.
+REAL = frozenset({"exp", "sqrt"})
+
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
@@ -51,6 +54,12 @@ def _gelu(x: Floats, attrs: Mapping[str, object]) -> Floats:
         gate = _erf(wide / math.sqrt(2))
     half: Floats = (0.5 * wide * (1 + gate)).astype(np.float32)
     return half
+
+
+def _mish(x: Floats) -> Floats:
+    wide = x.astype(np.float64)
+    y: Floats = (wide * np.tanh(np.logaddexp(0.0, wide))).astype(np.float32)
+    return y
 
 
 def _elu(x: Floats, alpha: np.float32) -> Floats:
@@ -88,8 +97,14 @@ def apply(function: str, x: Floats, attrs: Mapping[str, object] | None = None) -
         "silu": lambda: x * _sigmoid(x),
         "elu": lambda: _elu(x, _number(attrs, "alpha", 1.0)),
         "gelu": lambda: _gelu(x, attrs),
+        "erf": lambda: _erf(x).astype(np.float32),
+        "exp": lambda: np.exp(x.astype(np.float64)).astype(np.float32),
+        "abs": lambda: np.abs(x),
+        "sqrt": lambda: np.sqrt(x.astype(np.float32)),
+        "mish": lambda: _mish(x),
     }
-    return np.asarray(simple[function](), dtype=np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # infinity and NaN, as a processor has them
+        return np.asarray(simple[function](), dtype=np.float32)
 
 
 def table(

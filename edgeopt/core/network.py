@@ -29,7 +29,7 @@ DTYPE_BYTES: Mapping[str, int] = MappingProxyType({"f32": 4, "i8": 1, "u8": 1, "
 #: ("alpha", "beta", "min", "max") where the function has any.
 ACTIVATIONS = frozenset(
     {"relu", "relu6", "clip", "hardswish", "hardsigmoid", "sigmoid", "tanh", "leakyrelu", "silu",
-     "elu", "gelu"}
+     "elu", "gelu", "erf", "exp", "abs", "sqrt", "mish"}
 )  # fmt: skip
 
 #: Kinds of primitive op and the constants and attributes each may carry.

@@ -24,7 +24,7 @@ from edgeopt.graph.importer import Handler
 __all__ = ["HANDLERS", "generic"]
 
 _ACTIVATIONS = ("Relu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "LeakyRelu", "Elu", "Swish",
-                "Gelu")  # fmt: skip
+                "Gelu", "Erf", "Exp", "Abs", "Sqrt", "Mish")  # fmt: skip
 
 #: A handler that answers False leaves the node to `generic`.
 HANDLERS: Mapping[tuple[str, str], Handler] = {

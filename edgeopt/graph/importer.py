@@ -190,7 +190,8 @@ class Importer:
 def function_of(imp: Importer, node: ir.Node) -> Function | None:
     """The activation that a node is."""
     name = node.op
-    simple = {"Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "HardSwish": "hardswish"}
+    simple = {"Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh", "HardSwish": "hardswish",
+              "Erf": "erf", "Exp": "exp", "Abs": "abs", "Sqrt": "sqrt", "Mish": "mish"}  # fmt: skip
     if node.domain == ir.FUSED:
         simple = {"Silu": "silu", "Gelu": "gelu"}
         if name == "Clip":

@@ -29,6 +29,7 @@ _WEIGHT_SCALE = np.float32(0.01)
 _FUNCTIONS = {
     "hardswish": "HardSwish", "sigmoid": "Sigmoid", "tanh": "Tanh", "relu": "Relu",
     "hardsigmoid": "HardSigmoid", "leakyrelu": "LeakyRelu", "elu": "Elu", "gelu": "Gelu",
+    "erf": "Erf", "exp": "Exp", "abs": "Abs", "sqrt": "Sqrt", "mish": "Mish",
 }  # fmt: skip
 _PERM = re.compile(r"perm(\d+(?:-\d+)*)")
 _CONCAT = re.compile(r"axis(\d+)\.(\d+(?:-\d+)*)(?:\.same)?")

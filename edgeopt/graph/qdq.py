@@ -50,15 +50,16 @@ class Stored:
         return product
 
     def weights(self, axis: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]] | None:
-        """Int8 values and one scale for each index along ``axis``; None if not symmetric."""
-        zeros = self.zero.astype(np.int32)
-        values = self.stored.astype(np.int32)
-        if self.stored.dtype == np.uint8 and (zeros == 128).all():
-            values = values - 128
-        elif zeros.any():
-            return None
+        """Int8 values without zero point and one scale for each index along ``axis``.
+
+        None if the values, less their zero points, need more than eight bits.
+        """
         if self.scale.size > 1 and self.axis != axis:
             return None
+        shape = [1] * self.stored.ndim
+        if self.zero.size > 1:
+            shape[self.axis] = self.zero.size
+        values = self.stored.astype(np.int32) - self.zero.astype(np.int32).reshape(shape)
         if values.size and (values.min() < -128 or values.max() > 127):
             return None
         scale = np.broadcast_to(self.scale.reshape(-1), (self.stored.shape[axis],))

@@ -27,7 +27,8 @@ Floats = npt.NDArray[np.float32]
 FUNCTIONS: Mapping[tuple[str, str], str] = {
     ("", "Relu"): "relu", ("", "HardSwish"): "hardswish", ("", "HardSigmoid"): "hardsigmoid",
     ("", "Sigmoid"): "sigmoid", ("", "Tanh"): "tanh", ("", "LeakyRelu"): "leakyrelu",
-    ("", "Elu"): "elu", ("", "Gelu"): "gelu",
+    ("", "Elu"): "elu", ("", "Gelu"): "gelu", ("", "Erf"): "erf", ("", "Abs"): "abs",
+    ("", "Mish"): "mish",
     (FUSED, "Clip"): "clip", (FUSED, "Silu"): "silu", (FUSED, "Gelu"): "gelu",
 }  # fmt: skip
 #: Other operators without weights that compute on integers.

@@ -43,6 +43,7 @@ FLOATS = (
     OpKey("resize", MAP, (7, 2, 21), variant="index"),
     OpKey("resize", MAP, (10, 7, 21), variant="linear"),
     OpKey("resize", (4, 3, 9), (8, 9, 9)),
+    *(OpKey("activation", MAP, MAP, activation=n) for n in ("erf", "exp", "abs", "mish", "sqrt")),
     OpKey("softmax", (33,), (33,), variant="log"),
     OpKey("softmax", (4, 5, 9), (4, 5, 9), variant="axis1.log"),
     OpKey("softmax", (4, 5, 9), (4, 5, 9), variant="axis0"),
@@ -52,7 +53,7 @@ FLOATS = (
 INTEGERS = tuple(
     replace(key, dtype="i8", out_dtype="i8", activation="none")
     for key in FLOATS
-    if not key.variant.endswith("log")
+    if not key.variant.endswith("log") and key.op != "activation"
 )
 KEYS = FLOATS + INTEGERS
 
@@ -69,6 +70,8 @@ def case(key: OpKey, seed: int) -> tuple[list[np.ndarray], dict[str, np.ndarray]
         inputs = [rng.integers(-128, 128, shape).astype(np.int8) for shape in shapes]
     else:
         inputs = [(rng.standard_normal(shape) * 2).astype(np.float32) for shape in shapes]
+    if key.activation == "sqrt":
+        inputs = [np.abs(values) for values in inputs]
     return inputs, {name: np.asarray(v) for name, v in constants_of(key, seed).items()}
 
 

@@ -69,7 +69,24 @@ def activate(b: Builder, text: str, x: Expr) -> Expr:
             return x * _sigmoid(b, b.bind(slope * x * (number(1) + number(0.044715) * x * x)))
         gate = _erf(b, b.bind(x * number(math.sqrt(0.5))))
         return number(0.5) * x * (number(1) + gate)
+    if function == "erf":
+        return _erf(b, x)
+    if function == "exp":
+        return exp(b, x)
+    if function == "abs":
+        return tirx.max(x, number(0) - x)
+    if function == "sqrt":
+        return intrinsic(f"llvm.sqrt.{_suffix(lanes)}", vector_type("float32", lanes), x)
+    if function == "mish":
+        # tanh(ln(1 + e**x)) is n / (n + 2) with n = e**x (e**x + 2), and one where that overflows.
+        e = b.bind(exp(b, b.bind(tirx.min(x, number(20)))))
+        n = b.bind(e * (e + number(2)))
+        return x * (n / (n + number(2)))
     raise ValueError(f"unknown activation {text!r}")
+
+
+def _suffix(lanes: int) -> str:
+    return "f32" if lanes == 1 else f"v{lanes}f32"
 
 
 def _clip(x: Expr, low: float, high: float) -> Expr:
@@ -185,15 +202,13 @@ def _erf(b: Builder, x: Expr) -> Expr:
 def unfused(x: Expr) -> Expr:
     """A float value that no multiplication before it is contracted through."""
     kind, lanes = dtype_of(x)
-    suffix = "f32" if lanes == 1 else f"v{lanes}f32"
-    return intrinsic(f"llvm.arithmetic.fence.{suffix}", vector_type(kind, lanes), x)
+    return intrinsic(f"llvm.arithmetic.fence.{_suffix(lanes)}", vector_type(kind, lanes), x)
 
 
 def fused(x: Expr, y: Expr, z: Expr) -> Expr:
     """X * y + z in float32, rounded once."""
     kind, lanes = dtype_of(x)
-    suffix = "f32" if lanes == 1 else f"v{lanes}f32"
-    return intrinsic(f"llvm.fma.{suffix}", vector_type(kind, lanes), x, y, z)
+    return intrinsic(f"llvm.fma.{_suffix(lanes)}", vector_type(kind, lanes), x, y, z)
 
 
 class Requantizer:
