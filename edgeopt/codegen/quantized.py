@@ -25,6 +25,8 @@ def _computes(op: Op) -> bool:
         return op.attrs["mode"] == "linear"
     if op.kind == "activation":
         return op.attrs["function"] not in REAL
+    if op.kind == "mul" and len(set(op.inputs)) < len(op.inputs):
+        return False  # a power, not a product of two
     # A constant operand stays a real number, and with it the operator.
     return op.kind in _INT8 and (op.kind == "prelu" or "c" not in op.constants)
 
