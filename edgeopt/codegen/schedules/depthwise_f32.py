@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from edgeopt.codegen.abi import KernelFunction
@@ -40,18 +40,39 @@ class _Emitter:
             # Kernel rows that meet the map: first .. first + count.
             at = b.bind(row * key.strides[0] - key.pads[0], "at")
             first, count = self.kernel_rows(at)
-            unit = 0
-            for start, times, vectors, valid in self.runs:
-                with self.block_units.loop(times, "c", start=unit) as block:
-                    vector = start + block * vectors
-                    for low, runs, pixels in column_runs(key, self.plan):
+            window = row, at, first, count
+            columns = column_runs(key, self.plan)
+            if self.streams():
+                for low, runs, pixels in columns:
+                    with b.loop(runs, "ow") as run:
+                        for vector, vectors, valid in self.blocks():
+                            col = low + run * pixels
+                            self.tile(*window, low, col, pixels, vector, vectors, valid)
+            else:
+                for vector, vectors, valid in self.blocks():
+                    for low, runs, pixels in columns:
                         with b.loop(runs, "ow") as run:
                             col = low + run * pixels
-                            self.tile(
-                                row, at, first, count, low, col, pixels, vector, vectors, valid
-                            )
-                unit += times
+                            self.tile(*window, low, col, pixels, vector, vectors, valid)
         return b.finish()
+
+    def streams(self) -> bool:
+        """Whether all channels of some columns come before the next columns.
+
+        Then memory is read in order, as processors fetch it ahead; but the weights of all
+        channels are read for each tile, which must not cost more than the order gains.
+        """
+        key = self.key
+        weights = 4 * key.kernel[0] * key.kernel[1] * key.in_shape[2]
+        return weights <= self.isa.l1d_bytes // 4 and 4 * elements(key.in_shape) > self.isa.l2_bytes
+
+    def blocks(self) -> Iterator[tuple[Expr, int, int]]:
+        """Loops over blocks of channels: (first vector, vectors, channels of the last)."""
+        unit = 0
+        for start, times, vectors, valid in self.runs:
+            with self.block_units.loop(times, "c", start=unit) as block:
+                yield start + block * vectors, vectors, valid
+            unit += times
 
     def kernel_rows(self, at: Expr) -> tuple[Expr, Expr]:
         b, key = self.b, self.key

@@ -47,7 +47,8 @@ def plan_of(key: OpKey, isa: Isa, choice: Choice = MODEL) -> Plan:
         room = (isa.registers - 8) // 2  # two accumulators a pixel
         vectors = 1
     else:
-        room = isa.registers - 2 - kernel_w  # one accumulator a pixel, the weights of a row
+        # One accumulator a pixel, the weights of a row, an input.
+        room = isa.registers - 1 - kernel_w
         # Fewer sums than eight wait for one another.
         vectors = 2 if blocks >= 2 and out_w <= (8 if isa.registers > 16 else 4) else 1
         if vectors == 2:  # the compiler takes weights from memory where registers run out
