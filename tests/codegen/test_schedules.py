@@ -116,6 +116,20 @@ def test_float_kernels_compute_what_numpy_does(keys: tuple[OpKey, ...], tmp_path
     parity(list(keys), tmp_path)
 
 
+def test_kernels_of_layers_larger_than_the_caches(tmp_path: Path) -> None:
+    """They walk in other orders and fetch ahead; small caches make small layers large."""
+    target = replace(harness.HOST, l1d_bytes=1024, l2_bytes=2048)
+    keys = [
+        OpKey("pointwise", (4, 4, 24), (4, 4, 99), activation="relu"),
+        OpKey("pointwise", (4, 4, 24), (4, 4, 33), residual=True),
+        conv("conv2d", 9, 24, 40, 3, stride=2),
+        conv("conv2d", 9, 24, 40, 3),
+        conv("depthwise", 12, 12, 12, 3, groups=12, activation="hardswish"),
+        conv("depthwise", 9, 8, 8, 5, groups=8, stride=2),
+    ]
+    parity(keys, tmp_path, target=target)
+
+
 @pytest.mark.parametrize("keys", [CONVS, OTHERS], ids=["conv", "other"])
 def test_int8_kernels_are_bit_exact(keys: tuple[OpKey, ...], tmp_path: Path) -> None:
     parity([as_int8(key) for key in keys], tmp_path)
