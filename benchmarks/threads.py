@@ -53,7 +53,7 @@ int main(int argc, char **argv) {
     spin(NULL);
     for (int i = 1; i < count; ++i) pthread_join(others[i], NULL);
     all = now() - begin;
-    printf("%f\\n", count * one / all);
+    printf("%f\n", count * one / all);
 }
 """
 
