@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from edgeopt.codegen.schedules.template import Template
 from edgeopt.codegen.schedules.winograd_i8_plan import MOST_CHANNELS, applies
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.target import TargetSpec
+from tests.emulated import machines
+from tests.emulated.machines import BY_NAME
 
 
 def conv(
@@ -87,6 +90,13 @@ def test_the_largest_sums_do_not_overflow(signs: str, tmp_path: Path) -> None:
     library = harness.link(build.compile_kernels([key], harness.HOST), tmp_path)
     got = harness.run(library, key, harness.HOST, inputs, constants)
     harness.check(key, got, harness.reference(key, inputs, constants))
+
+
+def test_wider_vectors_are_exact(tmp_path: Path, needs_tool: Callable[[str], str]) -> None:
+    machine = BY_NAME["avx512"]
+    chosen = [conv(13, 14, 72, 40, (1, 1, 1, 1), activation="hardswish")]
+    assert schedules.select(chosen[0], machine.target).name == "winograd_i8"
+    machines.run(machine, chosen, tmp_path, needs_tool)
 
 
 def test_it_is_chosen_where_it_pays() -> None:
