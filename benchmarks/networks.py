@@ -1,7 +1,7 @@
 """Whole networks against every peer runtime: the same models, the same threads, in turns.
 
     python benchmarks/networks.py [--precision fp32 int8] [--threads 1] [--models ...]
-                                  [--peers ...] [--runs 200] [--json FILE] [--prepare]
+                                  [--peers ...] [--runs 200] [--json FILE [--show]] [--prepare]
     python benchmarks/networks.py --profile MODEL ...   our own kernels, by share of time
 
 Times are medians of whole inferences, in microseconds. ``x best`` is the best peer's time by
@@ -21,6 +21,8 @@ import math
 import os
 import statistics
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -52,6 +54,11 @@ class Row:
     runs: dict[str, int] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What a row replaces an earlier one of."""
+        return self.model, self.precision, self.threads
+
     def best(self) -> tuple[str, float] | None:
         """The fastest peer."""
         return min(self.peers_ns.items(), key=lambda pair: pair[1], default=None)
@@ -68,6 +75,7 @@ def open_peer(spec: Spec, folder: Path, image: Path, precision: str, threads: in
     worker = Worker([python, SCRIPTS / script, *arguments], environment(threads))
     try:
         file, _ = worker.convert(folder, precision, folder / (spec.part_of or spec.name))
+        worker.pin(processors(threads))
         worker.load(file, threads, image, precision)
         worker.run(2)
     except PeerError:
@@ -97,14 +105,11 @@ def compare(
                 row.notes[spec.name] = str(error)
         if precision == "fp32":
             row.notes |= disagreements({name: w.output() for name, w in workers.items()})
-        for _ in range(TURNS):
-            samples["edgeopt"] += ours.run(max(2, runs // TURNS))
-            for name, worker in workers.items():
-                so_far = samples[name]
-                slow = so_far and statistics.median(so_far) > SLOW_NS
-                if slow and len(so_far) >= SLOW_RUNS:
-                    continue
-                samples[name] += worker.run(max(2, (SLOW_RUNS if slow else runs) // TURNS))
+        with pinned(processors(threads)):
+            for _ in range(TURNS):
+                samples["edgeopt"] += ours.run(max(2, runs // TURNS))
+                for name, worker in workers.items():
+                    samples[name] += worker.run(turn(samples[name], runs))
     finally:
         for worker in workers.values():
             worker.close()
@@ -115,6 +120,13 @@ def compare(
         if median < row.peers_ns.get(group, math.inf):
             row.peers_ns[group], row.runs[group] = median, len(values)
     return row
+
+
+def turn(so_far: list[float], runs: int) -> int:
+    """How many runs a peer's next turn has; a slow peer's are fewer."""
+    if so_far and statistics.median(so_far) > SLOW_NS:
+        return max(1, min(runs, SLOW_RUNS) // TURNS)
+    return max(2, runs // TURNS)
 
 
 def disagreements(outputs: dict[str, list[float]]) -> dict[str, str]:
@@ -193,7 +205,8 @@ def remarks(rows: list[Row]) -> list[str]:
 def profile(name: str, precision: str, runs: int, peak: float | None, tiles: str) -> str:
     """Our kernels of one model, the longest first."""
     ours = Ours(prepare(MODELS[name], CACHE / "networks"), precision, 1, tiles)
-    kernels = ours.kernels(runs)
+    with pinned(processors(1)):
+        kernels = ours.kernels(runs)
     total = sum(kernel.latency_ns for kernel in kernels)
     lines = [f"{name} {precision}: {len(kernels)} kernels, {total / 1e3:.1f} us"]
     if ours.check:
@@ -209,10 +222,53 @@ def profile(name: str, precision: str, runs: int, peak: float | None, tiles: str
     return "\n".join(lines)
 
 
-def pin(threads: int) -> None:
-    """Let this process and all it starts use the first ``threads`` processors only."""
-    allowed = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, allowed[:threads])
+def processors(threads: int) -> set[int]:
+    """The first ``threads`` of the processors this process may use."""
+    return set(sorted(os.sched_getaffinity(0))[:threads])
+
+
+@contextmanager
+def pinned(cpus: set[int]) -> Iterator[None]:
+    """Let this process, and what it starts meanwhile, use these processors only."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def load_rows(path: Path | None) -> list[Row]:
+    """The rows of an earlier run, if there are any."""
+    if path is None or not path.exists():
+        return []
+    return [Row(**row) for row in json.loads(path.read_text())]
+
+
+def show(rows: list[Row], peak: float | None) -> None:
+    """Print a table for each thread count and precision."""
+    order = list(MODELS)
+    for threads, precision in sorted({(r.threads, r.precision) for r in rows}):
+        shown = [r for r in rows if (r.precision, r.threads) == (precision, threads)]
+        shown.sort(key=lambda row: order.index(row.model))
+        names = [n for n in PEERS if any(n in r.peers_ns or n in r.notes for r in shown)]
+        title = f"{precision}, {threads} thread{'s' if threads > 1 else ''}"
+        share = threads * peak if peak else None
+        print(title + (f", fp32 peak {share:.0f} GFLOP/s" if share else ""))
+        print(table(shown, names, share), "\n", flush=True)
+    print("\n".join(scaling(rows)))
+
+
+def scaling(rows: list[Row]) -> list[str]:
+    """How much faster several threads are than one, where both were measured."""
+    alone = {(r.model, r.precision): r.ours_ns for r in rows if r.threads == 1}
+    lines = []
+    for row in rows:
+        one = alone.get((row.model, row.precision))
+        if row.threads > 1 and one:
+            lines.append(f"{row.model} {row.precision}: {row.threads} threads "
+                         f"{one / row.ours_ns:.2f}x one")  # fmt: skip
+    return lines
 
 
 def main() -> None:
@@ -223,46 +279,29 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", default=list(PEERS), choices=list(PEERS))
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--tiles", choices=["measured", "model"], default="measured")
-    parser.add_argument("--json", type=Path, help="write the rows here, and add to those there")
-    parser.add_argument("--prepare", action="store_true", help="install and convert only")
+    parser.add_argument("--json", type=Path, help="keep the rows here, with those there already")
+    parser.add_argument("--show", action="store_true", help="print the tables of --json only")
+    parser.add_argument("--prepare", action="store_true", help="install, convert, build; 20 runs")
     parser.add_argument("--profile", action="store_true", help="our kernels of --models only")
     options = parser.parse_args()
-    if options.prepare:
-        options.runs = 2
-    everything = sorted(os.sched_getaffinity(0))
+    peak = peak_gflops()
+    rows = load_rows(options.json)
     if options.profile:
-        pin(1)
-        peak = peak_gflops()
         for name in options.models:
             for precision in options.precision:
                 print(profile(name, precision, options.runs, peak, options.tiles), "\n", flush=True)
         return
-    rows: list[Row] = []
-    if options.json and options.json.exists():
-        rows = [Row(**row) for row in json.loads(options.json.read_text())]
-    for threads in options.threads:
-        if not options.prepare:
-            pin(threads)
-        peak = peak_gflops()
+    for threads in [] if options.show else options.threads:
         for precision in options.precision:
             specs = [PEERS[n] for n in options.peers if precision in PEERS[n].precisions]
-            fresh = []
             for name in options.models:
-                row = compare(MODELS[name], precision, threads, options.runs, specs, options.tiles)
-                fresh.append(row)
-                print(f"{name} {precision}", file=sys.stderr, flush=True)
-            key = {(r.model, r.precision, r.threads) for r in fresh}
-            rows = [r for r in rows if (r.model, r.precision, r.threads) not in key] + fresh
-            order = list(MODELS)
-            shown = [r for r in rows if (r.precision, r.threads) == (precision, threads)]
-            shown.sort(key=lambda row: order.index(row.model))
-            names = [n for n in PEERS if any(n in r.peers_ns or n in r.notes for r in shown)]
-            print(f"{precision}, {threads} thread{'s' if threads > 1 else ''}"
-                  + (f", fp32 peak of one core {peak:.0f} GFLOP/s" if peak else ""))  # fmt: skip
-            print(table(shown, names, peak), "\n", flush=True)
-        os.sched_setaffinity(0, everything)
-    if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+                runs = 2 if options.prepare else options.runs
+                print(f"{name} {precision} {threads}", file=sys.stderr, flush=True)
+                row = compare(MODELS[name], precision, threads, runs, specs, options.tiles)
+                rows = [r for r in rows if r.key != row.key] + [row]
+                if options.json:
+                    options.json.write_text(json.dumps([asdict(r) for r in rows], indent=1))
+    show(rows, peak)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import subprocess
 import tempfile
@@ -39,6 +40,10 @@ class Worker:
             CONVERT_S, do="convert", folder=str(folder), precision=precision, out=str(out)
         )
         return Path(answer["file"]), answer["note"]
+
+    def pin(self, cpus: set[int]) -> None:
+        """Let the worker, and threads that it starts from now on, use these processors only."""
+        os.sched_setaffinity(self._process.pid, cpus)
 
     def load(self, file: Path, threads: int, image: Path, precision: str) -> str:
         """Make a model ready; returns the runtime's name and version."""
