@@ -28,6 +28,7 @@ from models import MODELS, prepare
 from peers import PEERS, PeerError, Worker, environment, interpreter
 
 from edgeopt.codegen.abi import symbol_of
+from edgeopt.core.files import digest, write_atomic
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache"
 SCRIPTS = Path(__file__).resolve().parent / "peers"
@@ -57,26 +58,40 @@ def file_of(peer: str, folder: Path, precision: str) -> Path:
 def peer_instructions(
     peer: str, jobs: list[tuple[Path, str]], cpu: Cpu, library: Path, root: Path
 ) -> list[float | None]:
-    """Instructions of one inference of a peer for each (folder of a model, precision)."""
-    wanted: list[tuple[str, str, str] | None] = []
+    """Instructions of one inference of a peer for each (folder of a model, precision); kept."""
+    kept_at = CACHE / "arm64" / "counts.json"
+    kept: dict[str, float | None] = json.loads(kept_at.read_text()) if kept_at.exists() else {}
+    found: list[float | None] = []
+    missing: list[tuple[int, str, tuple[str, str, str]]] = []
     for folder, precision in jobs:
+        found.append(None)
         image = folder / "image.npy"
         if not image.exists():
             np.save(image, np.load(folder / "images.npy")[:1])
         try:
-            wanted.append((str(file_of(peer, folder, precision)), str(image), precision))
+            file = file_of(peer, folder, precision)
         except PeerError as error:
             print(f"{peer} cannot convert {folder.name}: {error}", file=sys.stderr)
-            wanted.append(None)
+            continue
+        text = [peer, str(cpu), digest(file.read_bytes()), digest(image.read_bytes())]
+        text += [digest(path.read_bytes()) for path in sorted(root.glob("site/*.dist-info/RECORD"))]
+        key = digest(json.dumps(text).encode())
+        if key in kept:
+            found[-1] = kept[key]
+        else:
+            missing.append((len(found) - 1, key, (str(file), str(image), precision)))
+    if not missing:
+        return found
     command = [root / "usr/bin/python3.11", "-I", "-S", "-B", QEMU / "peer_runs.py",
                root / "site", SCRIPTS, peer, RUNS,
-               json.dumps([job for job in wanted if job])]  # fmt: skip
+               json.dumps([job for _, _, job in missing])]  # fmt: skip
     counts = count(command, cpu, library, prefix(root, cpu, CACHE / "arm64"))
     print(counts.said, file=sys.stderr)
-    spans = iter(counts.spans)
-    found = [next(spans) if job else 0 for job in wanted]
-    # two marks in a row: it failed
-    return [span / RUNS if span > 20_000 else None for span in found]
+    for (index, key, _), span in zip(missing, counts.spans, strict=True):
+        # two marks in a row: it failed
+        found[index] = kept[key] = span / RUNS if span > 20_000 else None
+    write_atomic(kept_at, json.dumps(kept))
+    return found
 
 
 def print_kernels(program: Program, cpu: Cpu, library: Path) -> None:

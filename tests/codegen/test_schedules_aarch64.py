@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import kernel_harness as harness
@@ -10,7 +11,11 @@ import numpy as np
 import pytest
 from test_schedules import CONVS, FLOAT_ONLY, OTHERS, as_int8, conv
 
+from edgeopt import devices
+from edgeopt.codegen.schedules.depthwise import DEPTHWISE
 from edgeopt.codegen.schedules.gemm import GEMM
+from edgeopt.codegen.schedules.gemm_plan import suited
+from edgeopt.codegen.schedules.isa import isa_of
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.target import TargetSpec
 
@@ -19,11 +24,12 @@ IDS = ["neon", "dotprod", "i8mm"]
 
 #: Runs of eight, sixteen and padded ones; pixels, outputs and panels that leave rests.
 SUMS = (
-    *(OpKey("pointwise", (3, 3, k), (3, 3, 20)) for k in (8, 16, 24, 40, 47, 64)),
+    *(OpKey("pointwise", (3, 3, k), (3, 3, 20)) for k in (3, 8, 24, 47, 192, 200)),
     OpKey("pointwise", (5, 5, 32), (5, 5, 13)),
     OpKey("pointwise", (1, 7, 32), (1, 7, 1), activation="hardswish"),
     OpKey("pointwise", (1, 1, 48), (1, 1, 9)),
     OpKey("linear", (136,), (33,)),
+    OpKey("linear", (344,), (33,)),
     conv("conv2d", 5, 16, 6, 3),
     conv("conv2d", 7, 8, 16, 1, stride=2, pad=0),
     conv("conv2d", 4, 32, 8, 3, groups=2),
@@ -85,13 +91,53 @@ def test_extreme_products_do_not_overflow(
     run([as_int8(key) for key in SUMS], target, tmp_path, needs_tool, extreme)
 
 
-def test_packer_tells_whether_sums_fit_sixteen_bits() -> None:
-    key = as_int8(OpKey("pointwise", (3, 3, 32), (3, 3, 8)))
+@pytest.mark.parametrize(
+    ("key", "apart", "meeting"),
+    [
+        (OpKey("pointwise", (3, 3, 192), (3, 3, 8)), (3, 12), (3, 11)),
+        (OpKey("pointwise", (3, 3, 32), (3, 3, 8)), (3, 11), (8, 10)),
+    ],
+    ids=["along", "pairs"],
+)
+def test_packer_tells_whether_sums_fit_sixteen_bits(
+    key: OpKey, apart: tuple[int, int], meeting: tuple[int, int]
+) -> None:
+    key = as_int8(key)
     _, constants = harness.case(key, 0)
     w = np.full_like(constants["w"], -127)
     flags = []
-    for places in ([], [3, 12], [3, 11]):
-        w[5, ..., places] = -128
+    for places in ((), apart, meeting):
+        w[5, ..., list(places)] = -128
         flags.append(int(GEMM.pack(key, harness.NEON, {**constants, "w": w})["qparams"][4]))
         w[5] = -127
     assert flags == [0, 0, 1]
+
+
+def test_depthwise_packer_tells_as_well() -> None:
+    key = as_int8(conv("depthwise", 5, 20, 20, 3, groups=20))
+    _, constants = harness.case(key, 0)
+    w = np.full_like(constants["w"], -127).reshape(20, 9)
+    flags = []
+    for places in ([], [1, 2], [2, 3]):
+        w[17, places] = -128
+        given = {**constants, "w": w.reshape(constants["w"].shape)}
+        flags.append(int(DEPTHWISE.pack(key, harness.NEON, given)["qparams"][4]))
+        w[17] = -127
+    assert flags == [0, 0, 1]
+
+
+def test_boards_choose_their_instructions() -> None:
+    """What the shipped profiles declare decides how int8 is summed."""
+    for name, short, long in (("rpi4", "pair8", "along"), ("rpi5", "quad", "quad")):
+        target = devices.load(name).target
+        for channels, mode in ((32, short), (512, long)):
+            key = as_int8(OpKey("pointwise", (7, 7, channels), (7, 7, 64)))
+            isa = isa_of(target)
+            assert isa is not None and isa.by_element
+            assert suited(key, isa).dot == mode
+    matrices = devices.load("rpi5").target
+    matrices = replace(matrices, features=matrices.features | {"i8mm"})
+    isa = isa_of(matrices)
+    assert isa is not None
+    assert suited(as_int8(OpKey("pointwise", (7, 7, 32), (7, 7, 64))), isa).dot == "matrix"
+    assert suited(as_int8(OpKey("linear", (32,), (64,))), isa).dot == "quad"

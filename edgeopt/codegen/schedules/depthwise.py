@@ -54,16 +54,18 @@ class Depthwise(BaseTemplate):
         if key.dtype == "f32":
             weights = Const("weights", "f32", plan.channels * taps)
             return weights, Const("bias", "f32", plan.channels)
-        each = plan.slots or round_up(key.kernel[0], 2) // 2 * key.kernel[1]
-        weights = Const("weights", "i16", plan.channels * each * 2)
+        if not plan.slots:
+            weights = Const("weights", "i8", plan.channels * taps)
+            return (weights, *requantization(key, plan.channels, 1))
+        weights = Const("weights", "i16", plan.channels * plan.slots * 2)
         return (weights, *requantization(key, plan.channels))
 
     def scratch_bytes(self, key: OpKey, target: TargetSpec) -> int:
-        """Bytes of the widened band of one block of channels, or of a row of padding."""
+        """Bytes of the padded band of one block of channels, or of a row of padding."""
         if key.dtype == "f32":
             return 0
         plan = self.plan(key, target)
-        return plan.pad_bytes or round_up(plan.stage_elements * 2, 64)
+        return plan.pad_bytes or round_up(plan.stage_elements, 64)
 
     def divide(self, key: OpKey, target: TargetSpec) -> parts.Division:
         """Rows or vectors of channels apart."""
@@ -88,15 +90,18 @@ class Depthwise(BaseTemplate):
                 "weights": np.ascontiguousarray(by_vector.transpose(0, 2, 3, 1)).reshape(-1),
                 "bias": np.pad(np.asarray(bias, np.float32), spare),
             }
+        qparams = np.ascontiguousarray(constants["qparams"], np.int32)
+        ordered: Array
         if pairs_taps(isa):
-            ordered = _in_pairs(by_vector, channels % plan.lanes)
+            ordered = _in_pairs(by_vector, channels % plan.lanes).astype(np.int16)
         else:
-            ordered = _in_rows(by_vector)
+            ordered = by_vector.reshape(plan.blocks, plan.lanes, -1).swapaxes(1, 2)
+            qparams = np.append(qparams, np.int32(overflows(ordered)))
         packed: dict[str, Array] = {
-            "weights": np.ascontiguousarray(ordered, np.int16).reshape(-1),
+            "weights": np.ascontiguousarray(ordered).reshape(-1),
             "bias": np.pad(fold_bias(constants), spare),
             "multiplier": np.pad(np.asarray(constants["multiplier"], np.float32), spare),
-            "qparams": np.ascontiguousarray(constants["qparams"], np.int32),
+            "qparams": qparams,
         }
         if is_table(key.activation):
             packed["lut"] = table.pack(isa, constants["lut"])
@@ -119,19 +124,20 @@ def _isa(target: TargetSpec) -> Isa:
     return isa
 
 
-def _in_rows(weights: Array) -> Array:
-    """Weights [vector][lane][row][column] as [vector][row pair][column][row][lane]."""
-    blocks, lanes, taps_h, taps_w = weights.shape
-    even = np.pad(weights, ((0, 0), (0, 0), (0, taps_h % 2), (0, 0)))
-    rows = even.reshape(blocks, lanes, -1, 2, taps_w)
-    ordered: Array = rows.transpose(0, 2, 4, 3, 1)
-    return ordered
+def overflows(weights: Array) -> bool:
+    """Whether two neighbouring taps [vector][tap][lane] are both -128.
+
+    Their products' sum may leave 16 bits then, and only then.
+    """
+    least = weights[:, : weights.shape[1] // 2 * 2] == -128
+    return bool((least[:, ::2] & least[:, 1::2]).any())
 
 
 def _in_pairs(weights: Array, rest: int) -> Array:
-    """The same as [vector][pair of taps][lane][tap]: rows in pairs, then columns of a last row.
+    """Weights [vector][lane][row][column] as [vector][pair of taps][lane][tap].
 
-    Lanes are in the order of `lane_order`, but of a last block of at most half its channels.
+    Rows are in pairs, then columns of a last row. Lanes are in the order of `lane_order`, but of
+    a last block of at most half its channels.
     """
     blocks, lanes, taps_h, taps_w = weights.shape
     pairs = taps_h // 2

@@ -104,12 +104,26 @@ class _Emitter:
             for m in range(pixels):
                 acc[m * vectors + v] = bias
         x_col = col * key.strides[1] - key.pads[1]
-        with b.loop(count, "kh") as kh:
-            tap_row = b.bind(first + kh, "tap")
+
+        def kernel_row(tap_row: Expr) -> None:
             x_row = at + tap_row * key.dilations[0]
             x_at = b.bind((x_row * width + x_col) * channels + vector * lanes, "x_at")
             w_at = b.bind((vector * taps + tap_row * key.kernel[1]) * lanes, "w_at")
             self.row_taps(acc, x_at, w_at, low, pixels, vectors, valid)
+
+        def some_rows() -> None:
+            with b.loop(count, "kh") as kh:
+                kernel_row(b.bind(first + kh, "tap"))
+
+        if self.isa.by_element and not isinstance(count, int) and key.kernel[0] <= 5:
+            # Where every row of the kernel meets the map, all are written out.
+            with b.when(count == key.kernel[0]):
+                for r in range(key.kernel[0]):
+                    kernel_row(r)
+            with b.when(count != key.kernel[0]):
+                some_rows()
+        else:
+            some_rows()
         place = (row * key.out_shape[1] + col) * channels + vector * lanes
         for m in range(pixels):
             for v in range(vectors):

@@ -1,7 +1,8 @@
 """Emission of int8 depthwise convolutions.
 
-A block of channels of a band of rows is widened to int16 in scratch, padded, so that the taps
-read it without borders.
+A block of channels of a band of rows is copied to scratch, padded, so that the taps read it
+without borders. Products of two taps are added in 16 bits (smull, smlal) before they are widened,
+unless the packer found two weights of -128 that would meet.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from edgeopt.codegen.schedules.emit import (
     Registers,
     bcast,
     cast,
-    join,
+    intrinsic,
     part,
     tirx,
 )
@@ -39,14 +40,14 @@ class _Emitter:
     ) -> None:
         key = function.key
         self.key, self.plan, self.isa = key, plan, isa
-        self.half = plan.lanes // 2  # int32 lanes of one accumulator
         self.padded = any(key.pads)
         self.keeps_rows = False
         b = Builder(function, {**sizes, "x0": elements(key.in_shape), "y": elements(key.out_shape)})
         self.b = b
-        self.stage_buffer = b.scratch_view("i16", 0, plan.stage_elements)
+        self.stage_buffer = b.scratch_view("i8", 0, plan.stage_elements)
         zero_x, zero_y, low, high = (b.bind(b.load(b["qparams"], i), "q") for i in range(4))
-        self.pad = b.bind(cast(zero_x, "int16"), "pad")
+        self.exact = b.bind(b.load(b["qparams"], 4), "exact")
+        self.pad = b.bind(cast(zero_x, "int8"), "pad")
         self.requantize = Requantizer(b, isa, zero_y, low, high)
         axis = axis_of(key, plan, isa, function.parts) if function.parts > 1 else "rows"
         self.row_units = b.units(key.out_shape[0], divided=axis == "rows")
@@ -78,7 +79,7 @@ class _Emitter:
         return b.finish()
 
     def stage(self, block: Expr, first: Expr, count: Expr, valid: int) -> None:
-        """Widen and pad one block of channels of the band's input rows."""
+        """Copy and pad one block of channels of the band's input rows."""
         b, key, plan = self.b, self.key, self.plan
         _, width, channels = key.in_shape
         height, left = key.in_shape[0], key.pads[1]
@@ -94,7 +95,7 @@ class _Emitter:
             with b.when(inside), b.loop(copied, "col") as col:
                 place = (at * width + col) * channels + block * plan.lanes
                 loaded = b.load_some(b["x0"], place, valid, plan.lanes)
-                b.store(self.stage_buffer, to + col * plan.lanes, cast(loaded, "int16"))
+                b.store(self.stage_buffer, to + col * plan.lanes, loaded)
             if not self.keeps_rows:
                 with b.when(tirx.Not(inside)), b.loop(copied, "col") as col:
                     b.store(self.stage_buffer, to + col * plan.lanes, pad)
@@ -108,50 +109,74 @@ class _Emitter:
                     self.tile(block, first, row, start + col * plan.pixels, pixels, valid)
 
     def tile(self, block: Expr, first: Expr, row: Expr, col: Expr, pixels: int, valid: int) -> None:
-        b, key, plan, half = self.b, self.key, self.plan, self.half
+        b, key, plan = self.b, self.key, self.plan
         lanes, channels = plan.lanes, key.in_shape[2]
-        row_width = plan.cols * plan.lanes
-        x_at = b.bind(row * key.strides[0] * row_width + col * key.strides[1] * plan.lanes, "x_at")
-        pairs = -(-key.kernel[0] // 2)
-        bias = [b.bind(b.load(b["bias"], block * lanes + h * half, half)) for h in range(2)]
-        acc = b.registers(pixels * 2, "int32", half)
+        fours = 2 * -(-valid // 8)  # vectors of int32 that hold the channels
+        row_width = plan.cols * lanes
+        x_at = b.bind(row * key.strides[0] * row_width + col * key.strides[1] * lanes, "x_at")
+        taps = key.kernel[0] * key.kernel[1]
+        bias = [b.bind(b.load(b["bias"], block * lanes + 4 * n, 4)) for n in range(fours)]
+        acc = b.registers(pixels * fours, "int32", 4)
         for m in range(pixels):
-            acc[2 * m], acc[2 * m + 1] = bias
-        w_at = block * pairs * (key.kernel[1] * lanes * 2)
-        with b.loop(pairs, "pair") as pair:
-            down = key.dilations[0] * row_width
-            x_row = x_at + pair * 2 * down
-            w_row = w_at + pair * (key.kernel[1] * lanes * 2)
-            self.single_taps(acc, x_row, down, w_row, pixels)
+            for n in range(fours):
+                acc[m * fours + n] = bias[n]
+        w_at = b.bind(block * (taps * lanes), "w_at")
+        with b.when(self.exact == 0):
+            self.taps(acc, range(key.kernel[0]), x_at, w_at, pixels, fours, together=True)
+        with b.when(self.exact != 0), b.loop(key.kernel[0], "kh") as kh:
+            below = x_at + kh * (key.dilations[0] * row_width)
+            w_row = w_at + kh * (key.kernel[1] * lanes)
+            self.taps(acc, range(1), below, w_row, pixels, fours, together=False)
         place = ((first + row) * key.out_shape[1] + col) * channels + block * lanes
-        scale = b.bind(b.load(b["multiplier"], block * lanes, lanes))
-        for m in range(pixels):
-            total = join([acc[2 * m], acc[2 * m + 1]])
-            value = self.requantize(b.bind(cast(total, "float32") * scale))
-            b.store_some(b["y"], place + m * channels, b.bind(value), valid)
+        scales = [b.bind(b.load(b["multiplier"], block * lanes + 4 * n, 4)) for n in range(fours)]
+        steps = [cast(acc[i], "float32") * scales[i % fours] for i in range(pixels * fours)]
+        places = [
+            (m * channels + 4 * n, min(valid - 4 * n, 4))
+            for m in range(pixels)
+            for n in range(fours)
+        ]
+        self.requantize.store(b["y"], place, places, steps)
 
-    def meeting_columns(self, pixels: int) -> list[tuple[int, list[tuple[int, int]]]]:
-        """For each input column of a tile, the (pixel, kernel column) it meets."""
-        key = self.key
-        meets: dict[int, list[tuple[int, int]]] = {}
-        for m in range(pixels):
-            for kw in range(key.kernel[1]):
-                column = m * key.strides[1] + kw * key.dilations[1]
-                meets.setdefault(column, []).append((m, kw))
-        return sorted(meets.items())
+    def taps(
+        self, acc: Registers, rows: range, x_at: Expr, w_at: Expr, pixels: int, fours: int, *,
+        together: bool,
+    ) -> None:  # fmt: skip
+        """Some rows of the kernel; with ``together`` two products are added in 16 bits."""
+        b, key, lanes, width = self.b, self.key, self.plan.lanes, 4 * fours
+        products: dict[tuple[int, int], Expr] = {}
 
-    def single_taps(self, acc: Registers, x_at: Expr, down: int, w_at: Expr, pixels: int) -> None:
-        """Two rows of the kernel, ``down`` apart; past the last row weights are zero."""
-        b, key, half, lanes = self.b, self.key, self.half, self.plan.lanes
-        for r in range(2):
-            weights = [
-                b.bind(b.load(b["weights"], w_at + (2 * kw + r) * lanes, lanes))
+        def widen(m: int, h: int) -> None:
+            product = products.pop((m, h))
+            for n in (2 * h, 2 * h + 1):
+                wide = cast(part(product, 4 * (n % 2), 4), "int32")
+                acc[m * fours + n] = acc[m * fours + n] + wide
+
+        for r in rows:
+            x_row = x_at + r * (key.dilations[0] * self.plan.cols * lanes)
+            columns = {
+                m * key.strides[1] + kw * key.dilations[1]
+                for m in range(pixels)
                 for kw in range(key.kernel[1])
-            ]
-            for column, meets in self.meeting_columns(pixels):
-                x = b.bind(b.load(self.stage_buffer, x_at + r * down + column * lanes, lanes))
-                for m, kw in meets:
-                    for h in range(2):
-                        left = cast(part(x, h * half, half), "int32")
-                        right = cast(part(weights[kw], h * half, half), "int32")
-                        acc[2 * m + h] = acc[2 * m + h] + left * right
+            }
+            held = {
+                column: b.bind(b.load(self.stage_buffer, x_row + column * lanes, width))
+                for column in sorted(columns)
+            }
+            for kw in range(key.kernel[1]):
+                tap = r * key.kernel[1] + kw
+                w = b.bind(b.load(b["weights"], w_at + tap * lanes, width))
+                for m in range(pixels):
+                    x = held[m * key.strides[1] + kw * key.dilations[1]]
+                    for h in range(fours // 2):
+                        product = intrinsic(
+                            "llvm.aarch64.neon.smull.v8i16", "int16x8",
+                            part(x, 8 * h, 8), part(w, 8 * h, 8),
+                        )  # fmt: skip
+                        open_one = (m, h) in products
+                        if open_one:
+                            product = products[m, h] + product
+                        products[m, h] = b.bind(product)
+                        if open_one or not together:
+                            widen(m, h)
+        for m, h in list(products):
+            widen(m, h)

@@ -22,7 +22,7 @@ class Plan:
     band: int  # int8: output rows computed from one staged band
     rows: int  # int8: staged input rows
     cols: int  # int8: staged input columns
-    stage_elements: int  # int8: int16 elements of scratch
+    stage_elements: int  # int8: elements of scratch
     pad_bytes: int = 0  # pairs of int8: a row of padding in scratch
     slots: int = 0  # pairs of int8: vectors of pairs of weights
 
@@ -38,35 +38,41 @@ def plan_of(key: OpKey, isa: Isa, choice: Choice = MODEL) -> Plan:
     integer = key.dtype == "i8"
     if integer and pairs_taps(isa):
         return _paired(key, isa, choice)
-    lanes = isa.lanes * (2 if integer else 1)
-    channels = key.in_shape[-1]
-    blocks = -(-channels // lanes)
+    if integer:
+        return _staged(key, isa, choice)
+    lanes = isa.lanes
+    blocks = -(-key.in_shape[-1] // lanes)
     out_h, out_w = key.out_shape[0], key.out_shape[1]
     kernel_w = key.kernel[1]
-    if integer:
-        room = (isa.registers - 8) // 2  # two accumulators a pixel
-        vectors = 1
-    else:
-        # One accumulator a pixel, the weights of a row, an input.
-        room = isa.registers - 1 - kernel_w
-        # Fewer sums than eight wait for one another.
-        vectors = 2 if blocks >= 2 and out_w <= (8 if isa.registers > 16 else 4) else 1
-        if vectors == 2:  # the compiler takes weights from memory where registers run out
-            room = isa.registers - 2 - kernel_w // 2
-    limit = max(min(room // vectors, 8 if integer else 10), 1)
-    count = -(-out_w // limit)
-    pixels = -(-out_w // count)
+    # One accumulator a pixel, the weights of a row, an input.
+    room = isa.registers - 1 - kernel_w
+    # Fewer sums than eight wait for one another.
+    vectors = 2 if blocks >= 2 and out_w <= (8 if isa.registers > 16 else 4) else 1
+    if vectors == 2:  # the compiler takes weights from memory where registers run out
+        room = isa.registers - 2 - kernel_w // 2
+    limit = max(min(room // vectors, 10), 1)
+    pixels = -(-out_w // -(-out_w // limit))
     if choice.pixels:
-        pixels, vectors = min(choice.pixels, out_w), min(choice.vectors, 1 if integer else blocks)
-    used_w = (kernel_w - 1) * key.dilations[1] + 1
-    cols = (out_w - 1) * key.strides[1] + used_w
-    last = round_up(key.kernel[0], 2) * key.dilations[0]
-    row_elements = cols * lanes
-    fitting = isa.l1d_bytes * 2 // 3 // (row_elements * 2)
-    band = min(out_h, max((fitting - last - 1) // key.strides[0] + 1, 4, 1))
+        pixels, vectors = min(choice.pixels, out_w), min(choice.vectors, blocks)
+    return Plan(lanes, blocks, pixels, vectors, out_h, 0, 0, 0)
+
+
+def _staged(key: OpKey, isa: Isa, choice: Choice) -> Plan:
+    """A padded copy of sixteen channels of a band of rows."""
+    lanes = 4 * isa.lanes
+    blocks = -(-key.in_shape[-1] // lanes)
+    out_h, out_w = key.out_shape[0], key.out_shape[1]
+    kernel_w, stride = key.kernel[1], key.strides[1]
+    # four accumulators and two open products a pixel, inputs and weights of a row of the kernel
+    limit = max((isa.registers - 2 * kernel_w + stride) // (6 + stride), 1)
+    pixels = min(choice.pixels, out_w) or -(-out_w // -(-out_w // limit))
+    cols = (out_w - 1) * stride + (kernel_w - 1) * key.dilations[1] + 1
+    used = (key.kernel[0] - 1) * key.dilations[0] + 1
+    fitting = isa.l1d_bytes * 2 // 3 // (cols * lanes)
+    band = min(out_h, max((fitting - used) // key.strides[0] + 1, 4))
     band = min(out_h, choice.band) or -(-out_h // -(-out_h // band))
-    rows = (band - 1) * key.strides[0] + last + 1
-    return Plan(lanes, blocks, pixels, vectors, band, rows, cols, rows * row_elements)
+    rows = (band - 1) * key.strides[0] + used
+    return Plan(lanes, blocks, pixels, 1, band, rows, cols, rows * cols * lanes)
 
 
 def _paired(key: OpKey, isa: Isa, choice: Choice) -> Plan:

@@ -78,6 +78,17 @@ def intrinsic(name: str, result: str, *args: Expr) -> Expr:
     return tirx.call_llvm_pure_intrin(result, name, *args)
 
 
+def in_order(total: Expr) -> Expr:
+    """An int32 sum that what is added to it later is not moved into.
+
+    Left alone, LLVM sums the later terms first and keeps all of them in registers.
+    """
+    _, lanes = dtype_of(total)
+    kind = vector_type("float32", lanes)
+    name = f"llvm.arithmetic.fence.v{lanes}f32"
+    return reinterpret(intrinsic(name, kind, reinterpret(total, "float32", lanes)), "int32", lanes)
+
+
 def powers(count: int) -> Iterator[tuple[int, int]]:
     """Split ``count`` lanes into runs of powers of two: (start, length)."""
     start, length = 0, 1 << max(count.bit_length() - 1, 0)

@@ -50,7 +50,7 @@ class Gemm(BaseTemplate):
         weights = Const("weights", key.dtype, plan.weight_elements)
         if key.dtype == "f32":
             return weights, Const("bias", "f32", plan.bias_elements)
-        extra = 1 if _isa(key, target).dot == "along" else 0
+        extra = 1 if _isa(key, target).adds_products else 0
         return (weights, *requantization(key, plan.bias_elements, extra))
 
     def scratch_bytes(self, key: OpKey, target: TargetSpec) -> int:
@@ -93,8 +93,8 @@ class Gemm(BaseTemplate):
                 constants["multiplier"], np.float32, plan.groups, wide, plan.outputs
             )
             qparams = np.ascontiguousarray(constants["qparams"], np.int32)
-            if isa.dot == "along":
-                qparams = np.append(qparams, np.int32(overflows(full)))
+            if isa.adds_products:
+                qparams = np.append(qparams, np.int32(overflows(full, plan.pack)))
             packed["qparams"] = qparams
             if is_table(key.activation):
                 packed["lut"] = table.pack(isa, constants["lut"])
@@ -123,16 +123,20 @@ def panel(isa: Isa, weights: Array, pack: int) -> Array:
     pieces = []
     for tap in range(taps):
         blocks = weights[:, tap, :whole].reshape(outputs, -1, block)
-        pieces.append(blocks.transpose(1, 0, 2).reshape(-1))
+        steps = blocks.transpose(1, 0, 2)
+        if weights.dtype == np.int8 and isa.dot == "pair8":  # of four outputs, pair after pair
+            steps = steps.reshape(-1, outputs // 4, 4, 2, 2).transpose(0, 1, 3, 2, 4)
+        pieces.append(steps.reshape(-1))
         pieces.append(weights[:, tap, whole:].reshape(-1))
     return np.concatenate(pieces)
 
 
-def overflows(weights: Array) -> bool:
+def overflows(weights: Array, pack: int) -> bool:
     """Whether two products that are added in 16 bits can leave them: both weights are -128."""
-    run = weights.shape[-1] // 16 * 16
-    pairs = (weights[..., :run] == -128).reshape(*weights.shape[:-1], -1, 2, 8)
-    return bool(pairs.all(axis=-2).any())
+    together = 2 if pack == 4 else pack
+    run = weights.shape[-1] // (2 * together) * (2 * together)
+    least = (weights[..., :run] == -128).reshape(*weights.shape[:-1], -1, 2, together)
+    return bool(least.all(axis=-2).any())
 
 
 def requantization(key: OpKey, channels: int, extra: int = 0) -> tuple[Const, ...]:

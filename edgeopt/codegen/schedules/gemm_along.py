@@ -131,4 +131,4 @@ class Tile:
 
 def exact_flag(b: Builder, isa: Isa) -> Expr | None:
     """Whether sums of two products need more than 16 bits, as the packer found."""
-    return b.bind(b.load(b["qparams"], 4), "exact") if isa.dot == "along" else None
+    return b.bind(b.load(b["qparams"], 4), "exact") if isa.adds_products else None

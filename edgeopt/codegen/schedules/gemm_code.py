@@ -55,6 +55,7 @@ class _Emitter:
         self.row_units = self.b.units(plan.window.out_rows, divided=axis == "rows")
         self.tile_units = self.b.units(len(tile_sizes(plan)), divided=axis == "tiles")
         self.panel_units = self.b.units(len(panel_sizes(plan)), divided=axis == "panels")
+        self.exact: Expr | None = None
         if self.integer:
             zero_x, zero_y, low, high = (
                 self.b.bind(self.b.load(self.b["qparams"], i), "q") for i in range(4)
@@ -254,10 +255,14 @@ class _Emitter:
                     ahead = weights + vectors * plan.lanes * plan.reduction
                     done = line * plan.reduction + (kh * window.taps_w + kw) * window.run_packed
                     ahead = b.bind(ahead + done * LINE_FLOATS, "ahead")
-                reduce(
-                    b, self.isa, plan, self.source, self.integer, acc, at, weights + step,
-                    pixels, vectors, ahead,
-                )  # fmt: skip
+                given = (self.source, self.integer, acc, at, weights + step, pixels, vectors)
+                if self.exact is None:
+                    reduce(b, self.isa, plan, *given, ahead)
+                else:
+                    with b.when(self.exact == 0):
+                        reduce(b, self.isa, plan, *given)
+                    with b.when(self.exact != 0):
+                        reduce(b, self.isa, plan, *given, together=False)
         out = (first + row) * window.out_cols + col
         pixel = plan.groups * plan.outputs
         out = out * pixel + group * plan.outputs + vector * plan.lanes
@@ -293,7 +298,7 @@ class _Emitter:
 
 def reduce(
     b: Builder, isa: Isa, plan: Plan, source: Buffer, integer: bool, acc: Registers, at: Expr,
-    weights: Expr, pixels: int, vectors: int, ahead: Expr | None = None,
+    weights: Expr, pixels: int, vectors: int, ahead: Expr | None = None, *, together: bool = True,
 ) -> None:  # fmt: skip
     """Add one contiguous run of the reduction to the accumulators of a tile.
 
@@ -311,9 +316,9 @@ def reduce(
     chunk = 4 if isa.by_element and plan.split == 1 else plan.split
     chunks, rest = divmod(steps, chunk)
 
-    def step(x_at: Expr, w_at: Expr, count: int, together: bool, first: Expr) -> None:
+    def step(x_at: Expr, w_at: Expr, count: int, whole: bool, first: Expr) -> None:
         held = None
-        if together and isa.by_element:
+        if whole and isa.by_element:
             held = [
                 b.bind(b.load(source, x_at + m * window.col_stride, chunk * plan.pack))
                 for m in range(pixels)
@@ -335,10 +340,12 @@ def reduce(
                 else:
                     x_index = x_at + m * window.col_stride + j * plan.pack
                     x = b.load(source, x_index, plan.pack)
-                x = b.bind(dot.spread(isa, integer, x, plan.lanes))
+                spread = [b.bind(v) for v in dot.spread(isa, integer, x, plan.lanes)]
                 for n in range(vectors):
                     index = (s * pixels + m) * vectors + n
-                    acc[index] = dot.accumulate(isa, integer, acc[index], w[n], x)
+                    acc[index] = dot.accumulate(
+                        isa, integer, acc[index], w[n], spread, together=together
+                    )
 
     if chunks:
         with b.loop(chunks, "k") as k:

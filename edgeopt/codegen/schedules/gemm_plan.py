@@ -18,6 +18,8 @@ from edgeopt.core.kernels import OpKey
 
 #: Cycles to start, finish and store a tile, and to multiply-accumulate once (latency).
 _TILE_CYCLES, _LATENCY = 12.0, 4.0
+#: Reductions from which on adding lanes up at the end costs less than broadcasting.
+_LONG = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +247,8 @@ def suited(key: OpKey, isa: Isa) -> Isa:
         return isa
     if isa.matrix:
         return isa if math.prod(key.out_shape[:-1]) == 1 else replace(isa, dot="matrix")
-    return replace(isa, dot="along")
+    reduction = run * key.kernel[0] * (1 if joined else key.kernel[1])
+    return replace(isa, dot="along") if reduction >= _LONG else isa
 
 
 def tiles_ahead(plan: Plan, isa: Isa, vectors: int, products: int = 1) -> int:
@@ -267,7 +270,9 @@ def fits(isa: Isa, pixels: int, vectors: int, integer: bool) -> bool:
         return round_up(pixels, 2) * (vectors + 1) + 2 * vectors <= isa.registers
     if integer:
         # weights of the step, one broadcast (or one vector of each pixel), one product
-        held = vectors + (pixels if isa.by_element else 1) + (2 if isa.dot == "pair8" else 1)
+        held = vectors + (pixels if isa.by_element else 1) + 1
+        if isa.dot == "pair8":  # weights in halves, two broadcasts, two products
+            held = 2 * vectors + pixels + 4
     elif isa.by_element:
         held = pixels + vectors  # all of a step, since the compiler loads them first
     elif pixels == 1:
@@ -284,9 +289,10 @@ def _instructions(isa: Isa, rows: int, panel: int, pack: int) -> float:
     if pack == 8:
         paired = round_up(rows, 2)
         return paired * panel + panel + paired + 1.5
-    products = rows * panel * (2 if pack == 2 else 1)
-    chain = _LATENCY if rows * panel < _LATENCY else products
-    return chain + (panel + 1) // 2 + rows * (1.25 if pack == 2 else 0.25) + 0.75
+    pairs = pack == 4 and isa.dot == "pair8"
+    products = rows * panel * (3 if pairs else 1)
+    chain = max(_LATENCY, products)
+    return chain + (panel + 1) // 2 + rows * (2.25 if pairs else 0.25) + 0.75
 
 
 def _work(plan: Plan, isa: Isa, rows: int, panel: int) -> float:

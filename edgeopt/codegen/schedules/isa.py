@@ -10,7 +10,8 @@ from edgeopt.core.target import TargetSpec
 #: How int8 products reach int32 lanes.
 #:   quad    four int8 pairs a lane in one instruction (sdot, vpdpbusd)
 #:   pair16  two int16 pairs a lane (vpmaddwd); activations are widened into scratch once
-#:   pair8   two int8 pairs a lane by a widening multiply and a pairwise add (smull, sadalp)
+#:   pair8   twice two int8 pairs a lane by widening multiplies and a pairwise add (smull,
+#:           smlal, sadalp)
 #:   along   eight int8 pairs of one output, summed over the lanes at the end (smull, smlal,
 #:           sadalp): the lanes run along the reduction instead of over outputs
 #:   matrix  eight int8 pairs of each of two pixels and two outputs (smmla)
@@ -37,8 +38,13 @@ class Isa:
     @property
     def pack(self) -> int:
         """Consecutive input channels that one lane of an integer dot product consumes."""
-        sizes = {"quad": 4, "pair16": 2, "pair8": 2, "along": 8, "matrix": 8, "plain": 1}
+        sizes = {"quad": 4, "pair16": 2, "pair8": 4, "along": 8, "matrix": 8, "plain": 1}
         return sizes[self.dot]
+
+    @property
+    def adds_products(self) -> bool:
+        """Whether products of int8 are added in 16 bits, which two of -128 leave."""
+        return self.dot in ("pair8", "along")
 
     @property
     def stage_dtype(self) -> str:
