@@ -5,9 +5,10 @@
 
 Peak multiply-adds and read bandwidth of every cache level are measured in the same run. Columns:
 ``us`` the median and ``best`` the fastest time of one call with warm caches, ``GOP/s`` (two a
-multiply-add; those with padding are not counted) or ``GB/s`` (kernels without any), ``peak`` its
-share of the core's peak, ``roof`` its share of what peak and bandwidth allow (bandwidth of the
-smallest cache that holds inputs, weights and output), both of the fastest time. ``ort`` is
+multiply-add of the direct convolution, padding not counted: in Winograd's domain there are fewer,
+so shares may pass 100 %) or ``GB/s`` (kernels without any), ``peak`` its share of the peak that the
+core reached in the same turns, ``roof`` its share of what peak and bandwidth allow (bandwidth of
+the smallest cache that holds inputs, weights and output), both of the fastest time. ``ort`` is
 onnxruntime's time for a model of this layer alone, in turns with ours, less its time for a model
 that copies one number; it includes its conversion of layouts, which whole networks pay less often.
 ``x`` is the ratio of medians.
@@ -52,6 +53,7 @@ class Row:
     median_us: float
     best_us: float
     peer_us: float
+    peak: float  # operations a nanosecond that the core reached in the same turns
 
     @property
     def moved_bytes(self) -> int:
@@ -80,10 +82,9 @@ class Row:
 
     def shares(self, peaks: Peaks) -> tuple[float, float]:
         """Of the compute peak, and of what peak and bandwidth allow."""
-        compute = peaks.compute(self.key.precision)
         least_ns = self.moved_bytes / peaks.bandwidth(self.moved_bytes)
-        least_ns = max(least_ns, self.operations / compute)
-        return self.rate() / compute, least_ns / (1e3 * self.best_us)
+        least_ns = max(least_ns, self.operations / self.peak)
+        return self.rate() / self.peak, least_ns / (1e3 * self.best_us)
 
 
 def aligned(array: Array) -> Array:
@@ -164,13 +165,16 @@ def measure(
         mine: list[float] = []
         other: list[float] = []
         nothing: list[float] = []
+        peak = 0.0
         for _ in range(TURNS):
             mine += ours.samples(count)
+            peak = max(peak, machine.peak(key.precision))
             if theirs is not None and empty is not None:
                 other += calls(theirs, seconds / TURNS)
                 nothing += calls(empty, seconds / TURNS / 10)
     peer_ns = statistics.median(other) - statistics.median(nothing) if other else 0.0
-    return Row(kind, net, key, statistics.median(mine) / 1e3, min(mine) / 1e3, peer_ns / 1e3)
+    median_us, best_us = statistics.median(mine) / 1e3, min(mine) / 1e3
+    return Row(kind, net, key, median_us, best_us, peer_ns / 1e3, peak)
 
 
 def describe(key: OpKey) -> str:

@@ -196,6 +196,12 @@ class Machine:
         rates = tuple((size, best[size]) for size in sizes)
         return Peaks(best["peak_float"], best["peak_integer"], rates)
 
+    def peak(self, precision: str) -> float:
+        """Operations a nanosecond at this moment."""
+        name = "peak_float" if precision == "f32" else "peak_integer"
+        found = [2 * float(getattr(self._library, name)()) for _ in range(2)]
+        return max(found)
+
     def time(self, function: object, pointers: list[int], count: int, inner: int) -> list[float]:
         """Nanoseconds of ``count`` samples of a kernel, each the mean of ``inner`` calls."""
         ns = np.zeros(count)

@@ -34,7 +34,7 @@ _TRANSFORMS = {2: (50.0, 40.0), 4: (190.0, 150.0)}
 _STREAM_BYTES = {"x86_64": 8.0, "aarch64": 3.0}
 #: More weights must pay: the estimated time must be at most this share of that of the convolution
 #: with fewer, be it direct or by the smaller tiles.
-_WORTH = 0.8
+_WORTH = 0.86
 
 
 @dataclass(frozen=True, slots=True)
