@@ -11,6 +11,7 @@ passed `graph.validate` and shape inference in a child process before.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -72,6 +73,49 @@ def primfunc(kernel: Kernel, target: TargetSpec) -> Any:
         InputError: TVM cannot compile it.
     """
     return _of(kernel, target).primfunc.with_attr("global_symbol", symbol_of(kernel.key))
+
+
+def input_bytes(kernel: Kernel) -> list[int]:
+    """Sizes of a fallback kernel's inputs."""
+    return [math.prod(shape) * width for shape, width in _interface(kernel.payload)[:-1]]
+
+
+def macs(kernel: Kernel) -> int:
+    """Multiply-accumulates of a fallback kernel that sums products; 0 for others."""
+    import onnx
+
+    model = onnx.load_from_string(kernel.payload)
+    node = model.graph.node[0]
+    *inputs, output = (shape for shape, _ in _interface(kernel.payload))
+    dims: dict[str, tuple[int, ...]] = {
+        item.name: tuple(item.dims) for item in model.graph.initializer
+    }
+    names = [item.name for item in model.graph.input if item.name not in dims]
+    dims |= dict(zip(names, inputs, strict=True))
+    if node.op_type == "Conv":
+        return math.prod(output) * math.prod(dims[node.input[1]][1:])
+    if node.op_type == "ConvTranspose":
+        return math.prod(dims[node.input[0]]) * math.prod(dims[node.input[1]][1:])
+    if node.op_type in ("MatMul", "Gemm"):
+        shape: tuple[int, ...] = dims[node.input[0]]
+        flipped = any(item.name == "transA" and item.i for item in node.attribute)
+        return math.prod(output) * shape[-2 if flipped else -1]
+    return 0
+
+
+def _interface(payload: bytes) -> list[tuple[tuple[int, ...], int]]:
+    """Shape and bytes of an element of every input, then of the output."""
+    import onnx
+
+    model = onnx.load_from_string(payload)
+    constants = {item.name for item in model.graph.initializer}
+    values = [item for item in model.graph.input if item.name not in constants]
+    found = []
+    for item in (*values, model.graph.output[0]):
+        kind = onnx.helper.tensor_dtype_to_np_dtype(item.type.tensor_type.elem_type)
+        shape = tuple(dim.dim_value for dim in item.type.tensor_type.shape.dim)
+        found.append((shape, int(kind.itemsize)))
+    return found
 
 
 def _of(kernel: Kernel, target: TargetSpec) -> Lowered:

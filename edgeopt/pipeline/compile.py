@@ -183,6 +183,7 @@ def compile_network(request: CompileRequest, progress: Progress = no_progress) -
 
     run.start("bundle")
     model = figures.model_for(profile, strict=request.strict)
+    rows = figures.kernel_table(model, artifact, proof.kernel_ns)
     manifest = Manifest(
         schema=SCHEMA,
         edgeopt=__version__,
@@ -201,10 +202,15 @@ def compile_network(request: CompileRequest, progress: Progress = no_progress) -
         figures=figures.collect(model, chosen, artifact, kernels, proof),
         inputs=bundle.interface(artifact, inputs=True),
         outputs=bundle.interface(artifact, inputs=False),
-        kernels=figures.kernel_table(model, artifact),
+        kernels=rows,
         buffers=bundle.buffers(artifact),
         checks=proof.checks,
-        notes=(*chosen.notes, *final.notes, *_notes(artifact, request.threads)),
+        notes=(
+            *chosen.notes,
+            *final.notes,
+            *figures.fallback_notes(artifact, rows),
+            *_notes(artifact, request.threads),
+        ),
         files={},
         threads=artifact.threads,
     )
@@ -260,10 +266,7 @@ def _summary(artifact: Artifact) -> str:
 
 
 def _notes(artifact: Artifact, threads: int) -> tuple[str, ...]:
-    notes = [
-        f"{kernel.name} has no template: compiled by TVM's own legalization, slower"
-        for kernel in artifact.fallbacks
-    ]
+    notes = []
     if artifact.threads < threads:
         notes.append(
             f"compiled for {artifact.threads} thread{'s' if artifact.threads > 1 else ''} instead "

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeopt.core.kernels import KernelGraph, OpKey
+from edgeopt.core.kernels import Kernel, KernelGraph, OpKey
 from edgeopt.core.space import SearchSpace, SubnetConfig
 
 #: Sampling ends after so many subnets in a row that brought no kernel that was not known.
@@ -57,8 +57,10 @@ def kernels_of_space(
     return tuple(found)
 
 
-def kernels_of_models(models: Sequence[Path], precisions: Sequence[str]) -> tuple[OpKey, ...]:
-    """The kernels of ONNX networks, as they are and (float networks) as int8.
+def kernels_of_models(models: Sequence[Path], precisions: Sequence[str]) -> dict[OpKey, Kernel]:
+    """The kernels of ONNX networks, as they are and (float networks) as int8; by their keys.
+
+    Where no template implements a key, its kernel's payload is what can be built and timed.
 
     Raises:
         InputError: a model that cannot be used.
@@ -67,16 +69,17 @@ def kernels_of_models(models: Sequence[Path], precisions: Sequence[str]) -> tupl
     from edgeopt.graph.importer import import_network
     from edgeopt.graph.load import load_model
 
-    found: dict[OpKey, None] = {}
+    found: dict[OpKey, Kernel] = {}
     for path in models:
         network = import_network(load_model(path))
         graph = lower(network)
         integer = any(key.precision == "i8" for key in graph.keys)
         if "f32" in precisions or integer:
-            found.update(dict.fromkeys(graph.keys))
+            found.update({kernel.key: kernel for kernel in graph.kernels})
         if "i8" in precisions and not integer:
-            found.update(dict.fromkeys(lower_shapes(network, "i8").keys))
-    return tuple(found)
+            shapes = lower_shapes(network, "i8")
+            found.update({kernel.key: kernel for kernel in shapes.kernels})
+    return found
 
 
 def spread(keys: Sequence[OpKey], count: int) -> tuple[OpKey, ...]:

@@ -79,9 +79,19 @@ def collect(
     return (*figures, *static(artifact, kernels))
 
 
-def kernel_table(model: LatencyModel, artifact: Artifact) -> tuple[KernelInfo, ...]:
-    """Every kernel with its latency, in execution order."""
-    estimates = model.predict_each(artifact.graph.keys)
+def kernel_table(
+    model: LatencyModel, artifact: Artifact, measured_ns: Sequence[float] = ()
+) -> tuple[KernelInfo, ...]:
+    """Every kernel with its latency, in execution order.
+
+    Args:
+        model: predicts what was not measured.
+        artifact: the lowered network.
+        measured_ns: times of the kernels in the network itself, where it ran on this machine.
+    """
+    estimates = [(found.value, found.source) for found in model.predict_each(artifact.graph.keys)]
+    if len(measured_ns) == len(estimates):
+        estimates = [(value, Source.MEASURED) for value in measured_ns]
     seen: set[str] = set()
     rows = []
     for kernel, function, constants, estimate in zip(
@@ -100,14 +110,34 @@ def kernel_table(model: LatencyModel, artifact: Artifact) -> tuple[KernelInfo, .
                 template=function.template,
                 ops=kernel.sources,
                 output=kernel.output,
-                latency_ns=estimate.value,
-                latency_source=estimate.source.value,
+                latency_ns=estimate[0],
+                latency_source=estimate[1].value,
                 weight_bytes=weight_bytes,
                 scratch_bytes=function.scratch_bytes,
                 tile=str(function.choice),
             )
         )
     return tuple(rows)
+
+
+def fallback_notes(artifact: Artifact, kernels: Sequence[KernelInfo]) -> tuple[str, ...]:
+    """What has no template, with its share of the time and of the multiply-accumulates."""
+    if not artifact.fallbacks:
+        return ()
+    from edgeopt.codegen import fallback
+
+    extra = {kernel.name: fallback.macs(kernel) for kernel in artifact.fallbacks}
+    macs = sum(key.macs for key in artifact.graph.keys) + sum(extra.values())
+    total_ns = sum(info.latency_ns for info in kernels)
+    notes = []
+    for info in (info for info in kernels if info.name in extra):
+        time = f"{100 * info.latency_ns / total_ns:.1f} % of the time ({info.latency_source})"
+        work = f"{100 * extra[info.name] / macs:.1f} %" if macs else "none"
+        notes.append(
+            f"{info.name} has no template: compiled by TVM's own legalization, slower; "
+            f"{time}, {work} of the multiply-accumulates"
+        )
+    return tuple(notes)
 
 
 def model_for(profile: DeviceProfile, *, strict: bool) -> LatencyModel:

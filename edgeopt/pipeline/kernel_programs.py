@@ -21,7 +21,7 @@ from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import BoardError, InputError
 from edgeopt.core.files import digest
-from edgeopt.core.kernels import KernelGraph, OpKey
+from edgeopt.core.kernels import Kernel, KernelGraph, OpKey
 from edgeopt.core.network import Array
 from edgeopt.pipeline import tiles
 from edgeopt.pipeline.cache import StageCache
@@ -124,6 +124,7 @@ class KernelPrograms:
     choices: dict[OpKey, Choice] = field(default_factory=dict)
     tune: bool = False
     tuned: Callable[[Mapping[OpKey, Choice]], None] | None = None
+    fallbacks: dict[OpKey, Kernel] = field(default_factory=dict)
     _packed: dict[tuple[OpKey, Choice], Mapping[str, Array]] = field(
         default_factory=dict, repr=False
     )
@@ -136,7 +137,8 @@ class KernelPrograms:
         failed = {}
         usable = []
         for key in dict.fromkeys(keys):
-            if schedules.select(key, self.profile.target) is None:
+            template = schedules.select(key, self.profile.target)
+            if template is None and key not in self.fallbacks:
                 failed[key] = "no kernel template: its code depends on more than its key"
             else:
                 usable.append(key)
@@ -172,7 +174,7 @@ class KernelPrograms:
             self._compile(kernels),
             self._find_compiler(),
             self.work / f"bench-{mark}",
-            input_bytes={key.digest: input_bytes_of(key) for key, _ in kernels},
+            input_bytes={key.digest: self._input_bytes(key) for key, _ in kernels},
         )
         return LocalProgram((*self.engine, str(program)))
 
@@ -187,11 +189,37 @@ class KernelPrograms:
             )  # fmt: skip
         return template
 
+    def _fallback(self, key: OpKey) -> Kernel | None:
+        """The kernel whose payload is compiled, where no template implements its key."""
+        from edgeopt.codegen import schedules
+
+        kernel = self.fallbacks.get(key)
+        known = kernel is None or schedules.select(key, self.profile.target) is not None
+        return None if known else kernel
+
+    def _input_bytes(self, key: OpKey) -> list[int]:
+        kernel = self._fallback(key)
+        if kernel is None:
+            return input_bytes_of(key)
+        from edgeopt.codegen import fallback
+
+        return fallback.input_bytes(kernel)
+
     def _function(self, key: OpKey, choice: Choice) -> KernelFunction:
+        kernel = self._fallback(key)
+        if kernel is not None:
+            from edgeopt.codegen import fallback
+
+            return fallback.function(kernel, self.profile.target)
         return self._template(key, choice).function(key, self.profile.target)
 
     def packed(self, key: OpKey, choice: Choice) -> Mapping[str, Array]:
         """Made-up constants of a kernel, packed as its code reads them."""
+        kernel = self._fallback(key)
+        if kernel is not None:
+            from edgeopt.codegen import fallback
+
+            return fallback.pack(kernel, self.profile.target)
         if (key, choice) not in self._packed:
             template = self._template(key, choice)
             constants = constants_of(key)
@@ -207,7 +235,7 @@ class KernelPrograms:
 
     def _compile(self, kernels: Sequence[tuple[OpKey, Choice]]) -> bytes:
         """The kernels' objects as one."""
-        jobs = [Job(key, choice) for key, choice in dict.fromkeys(kernels)]
+        jobs = [Job(key, choice, self._fallback(key)) for key, choice in dict.fromkeys(kernels)]
         objects, _ = compiled(jobs, self.profile.target, self.cache)
         return joined(jobs, objects)
 

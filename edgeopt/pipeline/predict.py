@@ -81,7 +81,7 @@ def predict_model(
         kernels = figures.kernel_table(latency, artifact)
         known = (figures.latency_of(latency, artifact.graph.keys),
                  *figures.static(artifact, None))  # fmt: skip
-        notes += [f"{k.name} has no template: TVM's own legalization" for k in artifact.fallbacks]
+        notes += figures.fallback_notes(artifact, kernels)
     return Prediction(
         1, profile.name, model.name, "int8" if integer else precision or "fp32", known, kernels,
         tuple(notes),

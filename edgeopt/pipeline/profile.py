@@ -18,7 +18,7 @@ from edgeopt import devices
 from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InputError, suggest
-from edgeopt.core.kernels import OpKey
+from edgeopt.core.kernels import Kernel, OpKey
 from edgeopt.pipeline import enumerate as kernels
 from edgeopt.pipeline.cache import StageCache, default_cache_dir
 from edgeopt.pipeline.compile import Progress, no_progress
@@ -142,6 +142,7 @@ def profile(request: ProfileRequest, progress: Progress = no_progress) -> Profil
         todo = tuple(key for key in keys if known is None or key not in known.entries)
         notes = path.with_name(path.name + ".tiles")
         if programs is not None:
+            programs.fallbacks = {key: kernel for key, kernel in keys.items() if kernel is not None}
             _remember(programs, request, known, notes)
         progress(
             "end",
@@ -204,25 +205,26 @@ def _space(request: ProfileRequest) -> SearchSpace | None:
 
 def _keys(
     request: ProfileRequest, device: DeviceProfile, space: SearchSpace | None
-) -> tuple[OpKey, ...]:
+) -> dict[OpKey, Kernel | None]:
+    """What is measured; with the kernel where its code depends on more than its key."""
     for precision in request.precisions:
         if precision not in device.precisions:
             raise InputError(
                 f"device {device.name} has no {precision} kernels", where="--precision",
                 hint=f"it has: {', '.join(device.precisions)}",
             )  # fmt: skip
-    found: dict[OpKey, None] = {}
+    found: dict[OpKey, Kernel | None] = {}
     if space is not None:
         found.update(dict.fromkeys(kernels.kernels_of_space(space, request.precisions)))
     if request.models:
-        keys = kernels.kernels_of_models(request.models, request.precisions)
-        found.update(dict.fromkeys(keys))
+        for key, kernel in kernels.kernels_of_models(request.models, request.precisions).items():
+            found[key] = kernel if kernel.payload else None
     if not found:
         raise InputError(
             "there is nothing to measure", where="edgeopt profile",
             hint="name a search space with --space, or ONNX networks",
         )  # fmt: skip
-    return tuple(found)
+    return found
 
 
 def _path(request: ProfileRequest, device: DeviceProfile) -> Path:

@@ -51,6 +51,7 @@ class Proof:
 
     checks: tuple[Check, ...]
     latency: Figure | None = None
+    kernel_ns: tuple[float, ...] = ()  # medians, where some kernels have no template
 
     @property
     def summary(self) -> str:
@@ -78,6 +79,7 @@ class Proof:
 class _Stored(msgspec.Struct, frozen=True):
     checks: tuple[Check, ...]
     latency: Figure | None
+    kernel_ns: tuple[float, ...]
 
 
 def reference_vectors(final: Final, inputs: Mapping[str, npt.NDArray[Any]]) -> TestVectors:
@@ -157,7 +159,8 @@ def prove(
 
     def make() -> Files:
         checks = _engine_checks(model, final, vectors)
-        latency = None
+        latency: Figure | None = None
+        kernel_ns: tuple[float, ...] = ()
         if profile.folder is not None:
             checks += _host_checks(name, host, final, vectors, cache)
         if isinstance(engine, Missing):
@@ -165,12 +168,13 @@ def prove(
         else:
             checks += artifact_checks(files, name, profile, engine, vectors)
             if engine.where == "host":
-                latency = measure(files, name, profile, engine)
-        return {"proof.json": msgspec.json.encode(_Stored(tuple(checks), latency))}
+                each = bool(artifact.fallbacks) and artifact.threads == 1
+                latency, kernel_ns = measure(files, name, profile, engine, each=each)
+        return {"proof.json": msgspec.json.encode(_Stored(tuple(checks), latency, kernel_ns))}
 
     stored, hit = cached("verify", inputs, make)
     found = msgspec.json.decode(stored["proof.json"], type=_Stored)
-    return Proof(found.checks, found.latency), hit
+    return Proof(found.checks, found.latency, found.kernel_ns), hit
 
 
 def _version(profile: DeviceProfile) -> str:
@@ -330,18 +334,33 @@ def as_check(found: Comparison, where: str = "") -> Check:
 
 
 def measure(
-    files: Mapping[str, bytes], name: str, profile: DeviceProfile, engine: Engine
-) -> Figure:
-    """The artifact's latency on this machine: median of whole runs, with its own threads."""
+    files: Mapping[str, bytes],
+    name: str,
+    profile: DeviceProfile,
+    engine: Engine,
+    *,
+    each: bool = False,
+) -> tuple[Figure, tuple[float, ...]]:
+    """The artifact's latency on this machine: median of whole runs, with its own threads.
+
+    With ``each``, the median of every kernel in its place in the network (ns), too.
+    """
     from edgeopt.codegen.names import identifier
 
     with tempfile.TemporaryDirectory(prefix="edgeopt-") as folder:
         built = programs.build(
-            files, identifier(name), toolchain.find(profile), Path(folder), wanted=("bench",)
-        )
+            files, identifier(name), toolchain.find(profile), Path(folder),
+            wanted=("bench", "bench_kernels") if each else ("bench",),
+        )  # fmt: skip
         text = verify.run_program(engine, built.paths["bench"], ("--runs", str(BENCH_RUNS)))
+        kernel_ns: tuple[float, ...] = ()
+        if each:
+            rows = verify.run_program(
+                engine, built.paths["bench_kernels"], ("--runs", str(BENCH_RUNS))
+            )
+            kernel_ns = tuple(float(row["median_ns"]) for row in json.loads(rows)["kernels"])
     result = json.loads(text)
-    return Figure(
+    figure = Figure(
         "latency_ns",
         float(result["median_ns"]),
         Source.MEASURED,
@@ -350,3 +369,4 @@ def measure(
         float(result["p10_ns"]),
         float(result["p90_ns"]),
     )
+    return figure, kernel_ns

@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.units import show_duration, show_size
-from edgeopt.pipeline.manifest import Figure, Manifest, PointInfo
+from edgeopt.pipeline.manifest import Figure, KernelInfo, Manifest, PointInfo
 
 # Colour-blind safe (Okabe and Ito 2008), so series differ in print as well.
 _BLUE, _ORANGE, _GREEN, _GREY, _RED = "#0072B2", "#E69F00", "#009E73", "#999999", "#D55E00"
@@ -72,6 +72,7 @@ def render_report(manifest: Manifest, points: Sequence[PointInfo]) -> str:
         (title, caption, _div(f"chart{i}", figure))
         for i, (title, caption, figure) in enumerate(_charts(manifest, points))
     ]
+    fallbacks = [k for k in manifest.kernels if k.template == "fallback"]
     rows = sorted(manifest.kernels, key=lambda k: -k.latency_ns)
     try:
         return environment.get_template("report.html.j2").render(
@@ -83,11 +84,21 @@ def render_report(manifest: Manifest, points: Sequence[PointInfo]) -> str:
                  show_size(k.weight_bytes))
                 for k in rows
             ],
-            fallbacks=[k for k in manifest.kernels if k.template == "fallback"],
+            fallbacks=fallbacks,
+            fallback_share=_share(fallbacks, manifest.kernels),
             plotly_js=get_plotlyjs(),
         )  # fmt: skip
     except jinja2.UndefinedError as error:
         raise RuntimeError(f"report template: {error}") from error
+
+
+def _share(some: Sequence[KernelInfo], kernels: Sequence[KernelInfo]) -> str:
+    """Their part of the time, and how it is known."""
+    total_ns = sum(k.latency_ns for k in kernels)
+    if not some or not total_ns:
+        return "none"
+    how = " and ".join(sorted({k.latency_source for k in some}))
+    return f"{100 * sum(k.latency_ns for k in some) / total_ns:.1f} % ({how})"
 
 
 def _div(name: str, figure: Any) -> str:

@@ -28,6 +28,7 @@ from edgeopt.pipeline.kernel_store import codegen_version
 from edgeopt.pipeline.local_table import QUICK, model_for, quick_table
 from edgeopt.pipeline.profile import ProfileRequest, parse_precisions, profile
 
+MODELS = Path(__file__).resolve().parents[1] / "models"
 SPACE = load_space("cifar")
 HOST = TargetSpec(
     arch="x86_64", triple="x86_64-linux-gnu", mcpu="x86-64-v3",
@@ -250,6 +251,14 @@ def test_real_kernels_and_networks_are_timed(
     assert "no kernel template" in failed[fallback]
     lines = list(bench.run(["--passes", "1", "--samples", "2", "--min-us", "10"]))
     assert json.loads(lines[0])["kernels"] == len(set(graph.keys[:4]))
+    # A kernel without a template is timed where its payload is known.
+    found = kernels.kernels_of_models([MODELS / "tiny_cnn.onnx"], ["f32"])
+    programs.fallbacks = {key: kernel for key, kernel in found.items() if kernel.payload}
+    (known,) = programs.fallbacks
+    bench, failed = programs.bench([known, graph.keys[0]])
+    assert bench is not None and not failed
+    lines = list(bench.run(["--passes", "1", "--samples", "2", "--min-us", "10"]))
+    assert json.loads(lines[0])["kernels"] == 2
     (measured,) = time_networks({"net": programs.network(graph)}, rounds=2, min_ms=5).values()
     assert measured > 1000
 
