@@ -31,6 +31,15 @@ WINOGRAD = (
     OpKey("conv2d", (30, 30, 24), (30, 30, 40), kernel=(3, 3), pads=(1, 1, 1, 1)),
     OpKey("conv2d", (7, 7, 64), (7, 7, 128), kernel=(3, 3), pads=(1, 1, 1, 1)),
 )
+#: The same in int8: one band, several, and several whose rows a table is applied to.
+WINOGRAD_I8 = (
+    WINOGRAD[1],
+    OpKey("conv2d", (45, 44, 160), (45, 44, 24), kernel=(3, 3), pads=(1, 1, 1, 1)),
+    OpKey(
+        "conv2d", (45, 44, 160), (45, 44, 24), kernel=(3, 3), pads=(1, 1, 1, 1),
+        activation="hardswish",
+    ),
+)  # fmt: skip
 
 
 def integer(key: OpKey) -> OpKey:
@@ -42,7 +51,7 @@ def integer(key: OpKey) -> OpKey:
 def keys() -> list[OpKey]:
     """Of every template, in both precisions where it has them."""
     both = [*CONVS, *BIG]
-    found = [*both, *map(integer, both), *OTHERS, *WINOGRAD]
+    found = [*both, *map(integer, (*both, *WINOGRAD_I8)), *OTHERS, *WINOGRAD]
     return [key for key in dict.fromkeys(found) if schedules.select(key, harness.HOST)]
 
 
