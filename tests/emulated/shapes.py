@@ -209,12 +209,14 @@ def whole(target: TargetSpec) -> list[OpKey]:
 
 
 def sample(target: TargetSpec, turn: int, precision: str = "") -> list[OpKey]:
-    """A key of each class and operator: in one precision where it has that, else in turns."""
+    """A key of each class, operator and template; in one precision where there is, else in turns."""
     found: list[OpKey] = []
     for number, keys in enumerate(CLASSES.values()):
-        kinds: dict[str, list[OpKey]] = {}
+        kinds: dict[tuple[str, str], list[OpKey]] = {}
         for key in both(keys, target):
-            kinds.setdefault(key.op, []).append(key)
+            template = schedules.select(key, target)
+            assert template is not None, f"no template for {key}"
+            kinds.setdefault((key.op, template.name), []).append(key)
         for index, of_kind in enumerate(kinds.values()):
             wanted = precision or ("f32", "i8")[(turn + number + index) % 2]
             chosen = [key for key in of_kind if key.precision == wanted] or of_kind
