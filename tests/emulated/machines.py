@@ -263,8 +263,8 @@ def _for_bochs(text: str) -> str:
     text = re.sub(r"^\t\.(file|loc)\t.*$", "", text, flags=re.MULTILINE)
     # VNNI is known in its AVX-512 encoding alone
     text = text.replace("{vex}", "")
-    # short displacements of the AVX-512 forms of these are scaled by each other's sizes
-    return re.sub(r"\t(vpextrw|vpinsrb)\t", r"\t{disp32} \1\t", text)
+    # short displacements of these in AVX-512's encoding are scaled wrongly
+    return re.sub(r"\t(vp(?:ins|ext)r[bwdq])\t", r"\t{disp32} \1\t", text)
 
 
 def _linux(gcc: str, objects: Sequence[Path], folder: Path) -> Path:
