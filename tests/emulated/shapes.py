@@ -209,7 +209,7 @@ def whole(target: TargetSpec) -> list[OpKey]:
 
 
 def sample(target: TargetSpec, turn: int, precision: str = "") -> list[OpKey]:
-    """A key of each class, operator and template; in one precision where there is, else in turns."""
+    """A key of each class, operator and template; in one precision if given, else in turns."""
     found: list[OpKey] = []
     for number, keys in enumerate(CLASSES.values()):
         kinds: dict[tuple[str, str], list[OpKey]] = {}
