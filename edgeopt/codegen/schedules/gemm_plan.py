@@ -20,6 +20,8 @@ from edgeopt.core.kernels import OpKey
 _TILE_CYCLES, _LATENCY = 12.0, 4.0
 #: Reductions from which on adding lanes up at the end costs less than broadcasting.
 _LONG = 64
+#: Cycles a tile for each sum beyond half of the registers, found by benchmarks/tile_regret.py.
+_CROWDED_CYCLES = 6.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +309,10 @@ def _work(plan: Plan, isa: Isa, rows: int, panel: int) -> float:
     split = 1 if rows * panel >= 8 else 8 // (rows * panel)
     # the load ports are never quite as busy as the multipliers can be
     per_step = max(work, loads * 1.1, _LATENCY / split) + 0.05 * (rows + panel)
-    return per_step * steps + _TILE_CYCLES + rows * panel
+    # With most registers in sums, a float tile's end (activation, stores) finds none to work in
+    # and does not overlap with the next tile's beginning: it shows where reductions are short.
+    crowded = max(0, rows * panel - isa.registers // 2) if plan.pack == 1 else 0
+    return per_step * steps + _TILE_CYCLES + rows * panel + _CROWDED_CYCLES * crowded
 
 
 def tile_cost(plan: Plan, isa: Isa, pixels: int, vectors: int) -> float:
