@@ -240,7 +240,7 @@ def test_any_elementwise_and_pooling(
 def test_a_key_no_template_knows_is_left_to_the_fallback() -> None:
     unknown = (
         OpKey("fallback", MAP, MAP, variant="Mod"),
-        OpKey("softmax", MAP, MAP, dtype="i8", out_dtype="i8"),
+        OpKey("softmax", MAP, MAP, dtype="u8", out_dtype="u8"),
         OpKey("add", MAP, MAP, dtype="u8", out_dtype="u8", inputs=2),
         OpKey("concat", MAP, MAP, inputs=2, variant="axis9.1-2"),
         OpKey("transpose", MAP, MAP, variant="perm0-0-1"),
