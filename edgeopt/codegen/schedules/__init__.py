@@ -36,6 +36,17 @@ concat             i8      ``factors`` f32[n] = float32(s_i / s_y), ``qparams`` 
                            ``.same`` (all quantizations equal) none
 quantize           f32→i8  ``scale`` f32[1], ``qparams`` i32[1] zero
 dequantize         i8→f32  ``scale`` f32[1], ``qparams`` i32[1] zero
+sub, div, max,     f32     ``c`` f32 with one input; variants as add
+min, prelu         i8      the same, ``scales`` f32 and ``qparams`` i32 zero points: of the
+                           inputs, then of the output
+softmax            i8      ``table`` i32[256] (`core.affine.exponentials`), ``scale`` f32[1],
+                           ``qparams`` i32[1] of the output
+reduce (sum)       i8      ``multiplier`` f32[1], ``qparams`` i32[4] as averages
+pad                all     ``value`` [1], as it is stored
+gather             all     ``index`` i32[n]
+resize             all     variant ``index``: ``index`` i32[OH+OW]; variant ``linear``: ``index``
+                           i32[2*(OH+OW)], ``share`` f32[2*(OH+OW)], in i8 ``scales`` f32[2] and
+                           ``qparams`` i32[2]
 everything else            none
 =================  ======  ==================================================================
 
@@ -51,7 +62,11 @@ residual is fused in f32 only.
 Variants of the other operators: concat ``axis2.32-64`` (axis of the key's shape, sizes of
 the inputs along it, in order); transpose ``perm1-0-2`` (of the key's shape); softmax ``axis0``
 (absent: the last); avgpool ``include`` (padding is counted; absent: it is not); resize has none
-(nearest neighbour, integer factors).
+for nearest neighbours by whole factors. Averages in i8 whose windows differ in size have a
+``multiplier`` for each number of elements from one up. Two-input operators take ``channel`` (one
+number a channel on the right) and ``pixel`` (one a pixel); slice ``start0-0-4.step1-1-2``, pad
+``pad1-0-0.2-0-0`` (before, after), gather ``axis2``, reduce ``sum``, ``max``, ``min``; softmax
+``log`` and ``axis0.log`` give the logarithm.
 
 A kernel whose template takes them has its parameters in this order: inputs, residual, constants,
 output, scratch; ``Template.function(key, target).args`` says so exactly, and names the packed
