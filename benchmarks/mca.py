@@ -2,9 +2,9 @@
 
     python benchmarks/mca.py [--targets neon dotprod i8mm] [--cases pointwise ...]
 
-Every kernel is compiled to assembly; of each, the innermost loop of the largest register tile
-(or the straight code that it was unrolled to) is given to llvm-mca, repeated. ``peak`` is what the
-same model reaches on a loop of independent instructions of the loop's own kind, so a share of
+Every kernel is compiled to assembly; of each, the loop (or the straight code that it was unrolled
+to, with the end of the tile) that multiplies most is given to llvm-mca, repeated. ``peak`` is what
+the same model reaches on a loop of independent instructions of the loop's own kind, so a share of
 100 % means that nothing but the multiplier limits the loop. ``mac/insn`` is multiply-accumulates
 per instruction of the loop.
 """
@@ -49,7 +49,7 @@ CASES = {
     "groups=96",
 }
 #: Instruction -> multiply-accumulates of one (128-bit registers).
-MACS = {"fmla": 4, "fmul": 4, "sdot": 16, "smmla": 32, "smull": 8, "smull2": 8, "smlal": 8,
+MACS = {"fmla": 4, "sdot": 16, "smmla": 32, "smull": 8, "smull2": 8, "smlal": 8,
         "smlal2": 8, "mla": 4}  # fmt: skip
 _BRANCH = re.compile(r"^\s+(?:b|b\.\w+|cbn?z|tbn?z)\s.*?(\.L\w+)\s*$")
 
@@ -71,16 +71,16 @@ class Loop:
         return sum(macs_of(line) for line in self.multiplies)
 
     @property
-    def sums(self) -> int:
-        """Registers that something is multiplied into: those of a whole tile are the most."""
-        return len({line.split()[1] for line in self.multiplies})
+    def weight(self) -> float:
+        """How likely a kernel spends its time here: much multiplied, and little else done."""
+        return self.macs**2 / len(self.lines)
 
 
 def macs_of(line: str) -> int:
     """Multiply-accumulates of one instruction, by its name and the lanes of its result."""
     name, _, operands = line.strip().partition("\t")
     wide = re.match(r"\s*v\d+\.(\d+)", operands)
-    if name in ("smull", "smlal", "smull2", "smlal2", "fmla", "fmul", "mla") and wide:
+    if name in ("smull", "smlal", "smull2", "smlal2", "fmla", "mla") and wide:
         return int(wide.group(1))
     return MACS[name] if wide else 1
 
@@ -122,7 +122,7 @@ def analyse(lines: tuple[str, ...], mca: str, cpu: str, features: set[str]) -> f
 
 def peak(kind: str, mca: str, cpu: str, features: set[str]) -> float:
     """Instructions of a kind a cycle where nothing depends on anything else."""
-    form = {"fmla": "v{0}.4s, v30.4s, v31.s[0]", "fmul": "v{0}.4s, v30.4s, v31.s[0]",
+    form = {"fmla": "v{0}.4s, v30.4s, v31.s[0]",
             "sdot": "v{0}.4s, v30.16b, v31.4b[0]", "smmla": "v{0}.4s, v30.16b, v31.16b",
             "smull": "v{0}.8h, v30.8b, v31.8b", "smlal": "v{0}.4s, v30.4h, v31.h[0]",
             "mla": "v{0}.4s, v30.4s, v31.4s"}  # fmt: skip
@@ -190,7 +190,7 @@ def main() -> None:
                 if precision == "i8":
                     key = OpKey.parse(_as_int8(text))
                 assembly = build.compile_kernels([key], spec(target), assembly=True).decode()
-                loop = max(loops(assembly), key=lambda found: (found.sums, found.macs))
+                loop = max(loops(assembly), key=lambda found: found.weight)
                 cycles = analyse(loop.lines, mca, cpu, FEATURES[target])
                 kinds = [line.split()[0] for line in loop.multiplies]
                 if not cycles or not kinds:
