@@ -106,6 +106,7 @@ def render(
     symbol_prefix: str | None = None,
     vectors: TestVectors | None = None,
     embed_vectors: int = 1,
+    text_weight_bytes: int = runner.TEXT_WEIGHT_BYTES,
 ) -> Code:
     """Render a network's C.
 
@@ -122,6 +123,8 @@ def render(
             `runner.kernel_prefix` of the name unless given.
         vectors: test vectors to ship.
         embed_vectors: how many of them the self-test embeds; 0 for none.
+        text_weight_bytes: constants beyond this are not written as C text, but as a file that
+            the assembler includes.
 
     Raises:
         ValueError: the parts contradict each other (a bug, not a user's mistake).
@@ -129,15 +132,16 @@ def render(
     prefix = runner.kernel_prefix(name) if symbol_prefix is None else symbol_prefix
     embedded = vectors.first(embed_vectors) if vectors is not None and embed_vectors else None
     model = runner.build(
-        graph, plan, functions, constants, name=name, symbol_prefix=prefix, vectors=embedded
-    )
+        graph, plan, functions, constants, name=name, symbol_prefix=prefix, vectors=embedded,
+        text_weight_bytes=text_weight_bytes,
+    )  # fmt: skip
     lines = banner(origin)
     net = model.id
     generated = {
         f"include/{net}.h": "header.h.j2",
         f"src/{net}.c": "runner.c.j2",
         f"src/{net}_weights.h": "weights.h.j2",
-        f"src/{net}_weights.c": "weights.c.j2",
+        f"src/{net}_weights.c": "weights_binary.c.j2" if model.weights_file else "weights.c.j2",
         f"programs/{net}_program.c": "program.c.j2",
     }
     if embedded is not None:
@@ -146,6 +150,8 @@ def render(
         path: render_template(template, net=model, banner=lines)
         for path, template in generated.items()
     }
+    if model.weights_file:
+        files[f"src/{net}_weights.bin"] = model.weights_file
     for file_name, content in kernel_files.items():
         if not file_name.endswith((".o", ".c")) or "/" in file_name:
             raise ValueError(f"kernel file {file_name!r} is neither .o nor .c")

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgeopt.codegen import names
 from edgeopt.codegen.abi import Arg, KernelFunction
-from edgeopt.codegen.carrays import BYTES, CArray, Pool, c_type, little_endian, words
+from edgeopt.codegen.carrays import BYTES, Pool, c_type, little_endian, words
 from edgeopt.codegen.cstorage import ACTIVATION_ALIGNMENT_BYTES, Copy, CStorage
 from edgeopt.codegen.storage import scratch_name
 from edgeopt.codegen.testvectors import TestVectors
@@ -38,6 +38,9 @@ MAX_THREADS = 16
 #: Alignment that plans should give buffers: a cache line, so that no vector access is split.
 #: Kernels rely on less (`ACTIVATION_ALIGNMENT_BYTES`).
 BUFFER_ALIGNMENT_BYTES = 64
+
+#: Constants beyond this are not written as C text: 20 MB of them cost gcc 25 s and 1 GB.
+TEXT_WEIGHT_BYTES = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,8 @@ class ConstantView:
     c_type: str
     elements: int
     word_count: int
-    words: str
+    words: str  # C text; none where the constants are in a file of their own
+    offset: int  # in that file
     use: str
 
 
@@ -152,6 +156,7 @@ class RunnerModel:
     calls: tuple[CallView, ...]
     copies: tuple[Copy, ...]
     constants: tuple[ConstantView, ...]
+    weights_file: bytes  # the constants, where they are too many for C text
     vectors: VectorsView | None
 
     @property
@@ -183,6 +188,7 @@ def build(
     name: str,
     symbol_prefix: str,
     vectors: TestVectors | None,
+    text_weight_bytes: int = TEXT_WEIGHT_BYTES,
 ) -> RunnerModel:
     """Check the parts against each other and bring them into the form of the templates.
 
@@ -194,6 +200,7 @@ def build(
         name: of the network; any text.
         symbol_prefix: in front of every function's symbol in the objects.
         vectors: to embed for the self-test.
+        text_weight_bytes: constants beyond this go into a file that the assembler includes.
 
     Raises:
         ValueError: the parts contradict each other, which is a bug of what made them.
@@ -226,6 +233,7 @@ def build(
     outputs = [graph.tensors[n] for n in graph.outputs]
     arena_bytes = max(plan.arena_bytes, 1)
     offsets = _behind(arena_bytes, outputs)
+    binary = pool.size_bytes > text_weight_bytes
     return RunnerModel(
         id=names.identifier(name),
         macro=names.macro(name),
@@ -242,7 +250,8 @@ def build(
         functions=_prototypes(functions, symbol_prefix),
         calls=tuple(calls),
         copies=storage.copies,
-        constants=tuple(_constant(c, uses[c.symbol]) for c in pool.arrays),
+        constants=tuple(constant_views(pool, uses, as_text=not binary)),
+        weights_file=weights_file(pool) if binary else b"",
         vectors=None if vectors is None else _vectors(graph, vectors, offsets),
     )
 
@@ -370,16 +379,29 @@ def hex_float(value: float) -> str:
     return f"{rounded.hex()}f"
 
 
-def _constant(constant: CArray, uses: list[str]) -> ConstantView:
-    shown = ", ".join(uses[:3]) + (f" and {len(uses) - 3} more" if len(uses) > 3 else "")
-    return ConstantView(
-        symbol=constant.symbol,
-        c_type=constant.c_type,
-        elements=constant.elements,
-        word_count=constant.word_count,
-        words=words(constant.data),
-        use=names.comment(shown),
-    )
+def constant_views(
+    pool: Pool, uses: Mapping[str, list[str]], *, as_text: bool
+) -> Iterator[ConstantView]:
+    """The constants as the templates see them; ``uses`` says by symbol what reads each."""
+    offset = 0
+    for constant in pool.arrays:
+        users = uses[constant.symbol]
+        shown = ", ".join(users[:3]) + (f" and {len(users) - 3} more" if len(users) > 3 else "")
+        yield ConstantView(
+            symbol=constant.symbol,
+            c_type=constant.c_type,
+            elements=constant.elements,
+            word_count=constant.word_count,
+            words=words(constant.data) if as_text else "",
+            offset=offset,
+            use=names.comment(shown),
+        )
+        offset += 4 * constant.word_count
+
+
+def weights_file(pool: Pool) -> bytes:
+    """All constants back to back, each padded to whole words."""
+    return b"".join(c.data + b"\0" * (-len(c.data) % 4) for c in pool.arrays)
 
 
 def _vectors(graph: KernelGraph, vectors: TestVectors, offsets: Sequence[int]) -> VectorsView:

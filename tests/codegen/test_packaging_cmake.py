@@ -16,7 +16,10 @@ from edgeopt.codegen.packagings import Package, package
 from edgeopt.core.errors import InputError
 
 
-def bundle(folder: Path, name: str = "net", device: str = "local", compiler: str = "gcc") -> Path:
+def bundle(
+    folder: Path, name: str = "net", device: str = "local", compiler: str = "gcc",
+    text_weight_bytes: int = runner.TEXT_WEIGHT_BYTES,
+) -> Path:  # fmt: skip
     """A bundle for a device, written to a folder."""
     work = folder / f"objects-{name}"
     work.mkdir(parents=True)
@@ -24,6 +27,7 @@ def bundle(folder: Path, name: str = "net", device: str = "local", compiler: str
     code = emit.render(
         handmade.graph(), handmade.plan(), handmade.FUNCTIONS, handmade.WEIGHTS,
         {"kernels.o": kernels}, name=name, origin=emit.Origin("test"), vectors=handmade.vectors(),
+        text_weight_bytes=text_weight_bytes,
     )  # fmt: skip
     place = folder / name
     for path, content in package("cmake", code, Package.of(devices.load(device))).items():
@@ -68,6 +72,21 @@ def test_building_again_does_nothing(needs_tool: Callable[[str], str], tmp_path:
     needs_tool("gcc")
     build(bundle(tmp_path), tmp_path / "build", "-G", "Unix Makefiles")
     assert "Building C object" not in run("cmake", "--build", tmp_path / "build")
+
+
+def test_constants_of_a_file_are_found_and_followed(
+    needs_tool: Callable[[str], str], tmp_path: Path
+) -> None:
+    """The assembler includes them; the build runs again when they change."""
+    needs_tool("cmake")
+    needs_tool("gcc")
+    source = bundle(tmp_path, text_weight_bytes=0)
+    build(source, tmp_path / "build")
+    assert "100% tests passed" in run("ctest", "--test-dir", tmp_path / "build")
+    weights = source / "src" / "net_weights.bin"
+    weights.write_bytes(b"\0" * len(weights.read_bytes()))
+    run("cmake", "--build", tmp_path / "build")
+    run("ctest", "--test-dir", tmp_path / "build", fails=True)
 
 
 APP = """cmake_minimum_required(VERSION 3.16)

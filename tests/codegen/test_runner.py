@@ -56,11 +56,13 @@ def gcc_like(needs_tool: Callable[[str], str], name: str) -> Compiler:
     return toolchain.find_for(toolchain.host_arch(), candidates=(name,))
 
 
+@pytest.mark.parametrize("text_weight_bytes", [0, runner.TEXT_WEIGHT_BYTES])
 @pytest.mark.parametrize("name", COMPILERS)
 def test_programs_build_without_a_warning_and_pass(
-    name: str, needs_tool: Callable[[str], str], tmp_path: Path
+    name: str, text_weight_bytes: int, needs_tool: Callable[[str], str], tmp_path: Path
 ) -> None:
-    code = compiled(tmp_path)
+    code = compiled(tmp_path, text_weight_bytes=text_weight_bytes)
+    assert ("src/hand_x20_net_weights.bin" in code.files) == (text_weight_bytes == 0)
     built = programs.build(
         code.files, code.model.id, gcc_like(needs_tool, name), tmp_path / "build",
         wanted=tuple(programs.PROGRAMS),
@@ -309,7 +311,8 @@ def test_the_header_serves_cpp(needs_tool: Callable[[str], str], tmp_path: Path)
     assert subprocess.run([tmp_path / "program"], check=False).returncode == 0
 
 
-def test_constants_reach_the_kernels_bit_by_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("binary", [False, True])
+def test_constants_reach_the_kernels_bit_by_bit(tmp_path: Path, binary: bool) -> None:
     """NaN payloads, minus zero, infinities, denormals and every int8, through a C compiler."""
     rng = np.random.default_rng(5)
     odd = struct.pack("<6I", 0x7FC12345, 0xFF800001, 0x80000000, 0x7F800000, 1, 0x807FFFFF)
@@ -323,17 +326,13 @@ def test_constants_reach_the_kernels_bit_by_bit(tmp_path: Path) -> None:
     }
     pool = carrays.Pool("w")
     symbols = {dtype: pool.add(array, dtype).symbol for dtype, array in arrays.items()}
-    views = [
-        runner.ConstantView(
-            a.symbol, a.c_type, a.elements, a.word_count, carrays.words(a.data), "test"
-        )
-        for a in pool.arrays
-    ]
-    model = dataclasses.replace(render().model, id="net", macro="NET", constants=tuple(views))
+    uses = {a.symbol: ["test"] for a in pool.arrays}
+    views = tuple(runner.constant_views(pool, uses, as_text=not binary))
+    model = dataclasses.replace(render().model, id="net", macro="NET", constants=views)
+    template = "weights_binary.c.j2" if binary else "weights.c.j2"
     (tmp_path / "net_weights.h").write_bytes(emit.render_template("weights.h.j2", net=model))
-    (tmp_path / "net_weights.c").write_bytes(
-        emit.render_template("weights.c.j2", net=model, banner=())
-    )
+    (tmp_path / "net_weights.c").write_bytes(emit.render_template(template, net=model, banner=()))
+    (tmp_path / "net_weights.bin").write_bytes(runner.weights_file(pool))
     compiler = toolchain.find_for(toolchain.host_arch())
     library = tmp_path / "w.so"
     subprocess.run(
