@@ -250,10 +250,7 @@ def build(model: Path, cpu: Cpu, folder: Path) -> Program:
 
 
 def _link(files: dict[str, bytes], folder: Path) -> Path:
-    from ours import binary_weights
-
     compiler = toolchain.find_for("aarch64", candidates=("zig",))
-    files = binary_weights(files)
     files["programs/repeat.c"] = (QEMU / "repeat.c").read_bytes()
     programs.PROGRAMS["repeat"] = ("repeat.c", False)
     (folder / "src").mkdir(exist_ok=True)

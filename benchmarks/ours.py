@@ -5,10 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import re
 import shutil
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,9 +83,7 @@ class Ours:
         kernels, _ = build_kernels(artifact, "net", cache)
         vectors = _vectors(data, imported, image, optimize=precision == "int8")
         code = bundle.render_code("net", "benchmark", {}, artifact, kernels, vectors)
-        built = programs.build(
-            binary_weights(code.files), "net", toolchain.find(device), work, wanted=PROGRAMS
-        )
+        built = programs.build(code.files, "net", toolchain.find(device), work, wanted=PROGRAMS)
         check = ""
         try:
             verify.run_program(self._engine, built.paths["self_test"], ())
@@ -137,25 +133,6 @@ def source_digest() -> str:
         if path.is_file() and path.suffix in (".py", ".c", ".h", ".j2", ".toml"):
             total.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
     return total.hexdigest()
-
-
-def binary_weights(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The same files with the constants as bytes that the assembler includes.
-
-    A compiler takes a minute or more for the constants of a large network as C text.
-    """
-    text = files["src/net_weights.c"].decode()
-    parts, lines, offset = [], [".section .rodata"], 0
-    for symbol, words in re.findall(r"union \w+_data (\w+) = \{\{\n(.*?)\n\}\};", text, re.S):
-        data = np.array([int(word, 16) for word in words.split(",")], "<u4").tobytes()
-        lines += [f".globl {symbol}", ".balign 64", f"{symbol}:",
-                  f'.incbin \\"src/net_weights.bin\\", {offset}, {len(data)}']  # fmt: skip
-        parts.append(data)
-        offset += len(data)
-    lines.append(".text")
-    body = "\n".join(f'    "{line}\\n"' for line in lines)
-    source = f"typedef int net_weights;\n__asm__(\n{body});\n"
-    return {**files, "src/net_weights.c": source.encode(), "src/net_weights.bin": b"".join(parts)}
 
 
 def _vectors(data: bytes, imported: Imported, image: np.ndarray, *, optimize: bool) -> TestVectors:

@@ -56,15 +56,6 @@ def test_slow_peers_run_less_often(networks: ModuleType) -> None:
     assert networks.turn([1e9], 200) == 2
 
 
-def test_constants_are_the_same_as_bytes(networks: ModuleType) -> None:
-    from benchmarks import ours
-
-    text = b"const PLACE union a_data a = {{\n    0x1,0x4030201,\n    0xff\n}};\n"
-    files = ours.binary_weights({"src/net_weights.c": text, "x": b"y"})
-    assert files["src/net_weights.bin"] == bytes([1, 0, 0, 0, 1, 2, 3, 4, 255, 0, 0, 0])
-    assert b".globl a" in files["src/net_weights.c"] and files["x"] == b"y"
-
-
 def test_rows_are_kept_and_read_back(networks: ModuleType, tmp_path: Path) -> None:
     import json
     from dataclasses import asdict
