@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
@@ -13,9 +15,13 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def networks(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import networks
-
-    return networks
+    # By its path: other tests have a module of this name.
+    spec = spec_from_file_location("benchmark_networks", ROOT / "benchmarks" / "networks.py")
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
 
 
 def row(networks: ModuleType, model: str, ours: float, **peers: float) -> object:

@@ -19,12 +19,14 @@ from edgeopt.codegen.schedules.isa import Isa, isa_of
 from edgeopt.core.target import TargetSpec
 
 
-def _written_out(isa: Isa, integer: bool, acc: Any, w: Any, x: Any) -> Any:
+def _written_out(
+    isa: Isa, integer: bool, acc: Any, w: Any, spreads: list[Any], *, together: bool = True
+) -> Any:
     from edgeopt.codegen.schedules.emit import cast, reinterpret, shuffle
 
     assert integer and isa.unsigned and isa.pack == 4
     count = 4 * isa.lanes
-    products = cast(reinterpret(x, "uint8", count), "int32") * cast(w, "int32")
+    products = cast(reinterpret(spreads[0], "uint8", count), "int32") * cast(w, "int32")
     for j in range(4):
         acc = acc + shuffle([products], list(range(j, count, 4)))
     return acc

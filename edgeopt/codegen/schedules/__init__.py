@@ -86,8 +86,10 @@ from edgeopt.codegen.schedules import (
     softmax,
     winograd,
     winograd_i8,
+    winograd_i8_plan,
     winograd_plan,
 )
+from edgeopt.codegen.schedules.isa import isa_of
 from edgeopt.codegen.schedules.template import Template
 from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.kernels import OpKey
@@ -112,6 +114,9 @@ def select(key: OpKey, target: TargetSpec, choice: Choice = MODEL) -> Template |
     """The template that implements a key on a target, tiled as ``choice`` says, or None."""
     if choice.form and winograd_plan.applies(key):
         return (gemm.GEMM if choice.form == "d" else winograd.WINOGRAD).with_choice(choice)
+    isa = isa_of(target)
+    if choice.form and isa is not None and winograd_i8_plan.applies(key, isa):
+        return (gemm.GEMM if choice.form == "d" else winograd_i8.WINOGRAD_I8).with_choice(choice)
     for rule in RULES:
         template = rule(key, target)
         if template is not None:

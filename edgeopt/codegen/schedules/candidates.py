@@ -10,7 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from edgeopt.codegen.schedules import depthwise_plan, gemm_plan, winograd_plan
+from edgeopt.codegen.schedules import (
+    depthwise_plan,
+    gemm_plan,
+    winograd_i8_plan,
+    winograd_plan,
+)
 from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.template import AT_MOST
 from edgeopt.core.choice import MODEL, Choice
@@ -51,6 +56,9 @@ def of_gemm(key: OpKey, isa: Isa, at_most: int = AT_MOST) -> tuple[Choice, ...]:
         forms = [Choice(form="w2"), Choice(form="w4")]
         found = [*forms, *found]
         plans = [*(winograd_plan.plan_of(key, isa, form) for form in forms), *plans]
+    if winograd_i8_plan.applies(key, isa):
+        found = [Choice(form="w2"), *found]
+        plans = [winograd_i8_plan.plan_of(key, isa), *plans]
     return _distinct(found, plans, own, at_most)
 
 
@@ -68,6 +76,20 @@ def of_winograd(key: OpKey, isa: Isa, at_most: int = AT_MOST) -> tuple[Choice, .
     found += [Choice(pixels, vectors, form=form) for pixels, vectors in tiles]
     plans = [winograd_plan.plan_of(key, isa, choice) for choice in found]
     return _distinct(found, plans, own, at_most)
+
+
+@lru_cache(maxsize=4096)
+def of_winograd_i8(key: OpKey, isa: Isa, at_most: int = AT_MOST) -> tuple[Choice, ...]:
+    """The direct convolution, other bands and register tiles."""
+    own = winograd_i8_plan.plan_of(key, isa)
+    wide = at_most > AT_MOST
+    bands = {-(-own.band // 2), min(own.band * 2, own.tile_rows)} - {own.band}
+    found = [Choice(band=band, form="w2") for band in sorted(bands)]
+    tiles = _tiles(own.product, isa, integer=True, wide=wide)[: 12 if wide else 4]
+    found += [Choice(pixels, vectors, form="w2") for pixels, vectors in tiles]
+    plans: list[object] = [winograd_i8_plan.plan_of(key, isa, choice) for choice in found]
+    direct = gemm_plan.plan_of(key, isa)
+    return _distinct([Choice(form="d"), *found], [direct, *plans], own, at_most)
 
 
 def _tiles(own: gemm_plan.Plan, isa: Isa, *, integer: bool, wide: bool) -> list[tuple[int, int]]:

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 
 from edgeopt.codegen.schedules import gemm, parts, table
+from edgeopt.codegen.schedules.candidates import of_winograd_i8
 from edgeopt.codegen.schedules.isa import Isa, isa_of
-from edgeopt.codegen.schedules.template import BaseTemplate, Const, Template, is_table
+from edgeopt.codegen.schedules.template import AT_MOST, BaseTemplate, Const, Template, is_table
 from edgeopt.codegen.schedules.winograd_i8_plan import PRODUCTS, Plan, pays, plan_of
+from edgeopt.core.choice import Choice
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.network import Array
 from edgeopt.core.target import TargetSpec
@@ -26,7 +28,13 @@ class WinogradI8(BaseTemplate):
 
     def plan(self, key: OpKey, target: TargetSpec) -> Plan:
         """The tiling of a key on a target."""
-        return plan_of(key, _isa(target))
+        return plan_of(key, _isa(target), self.choice)
+
+    def candidates(
+        self, key: OpKey, target: TargetSpec, at_most: int = AT_MOST
+    ) -> tuple[Choice, ...]:
+        """The direct convolution, other bands and register tiles."""
+        return of_winograd_i8(key, _isa(target), at_most)
 
     def consts(self, key: OpKey, target: TargetSpec) -> tuple[Const, ...]:
         """Transformed weights, and what follows the sum."""

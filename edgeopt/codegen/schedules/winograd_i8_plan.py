@@ -17,7 +17,7 @@ from functools import lru_cache
 from edgeopt.codegen.schedules import gemm_plan
 from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.template import round_up
-from edgeopt.core.choice import MODEL
+from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.kernels import OpKey
 
 SIDE, PRODUCTS = 4, 16
@@ -103,17 +103,17 @@ def pays(key: OpKey, isa: Isa) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def plan_of(key: OpKey, isa: Isa) -> Plan:
-    """How to compute a key."""
+def plan_of(key: OpKey, isa: Isa, choice: Choice = MODEL) -> Plan:
+    """How to compute a key; ``choice`` comes first."""
     out_h, out_w, out_c = key.out_shape
     in_c = key.in_shape[-1]
     channels = round_up(in_c, 2 * isa.lanes)
     rows, cols = -(-out_h // 2), -(-out_w // 2)
     # The transformed band takes half of the second-level cache.
     near = max(isa.l2_bytes // (2 * 2 * PRODUCTS * channels * cols), 1)
-    band = -(-rows // -(-rows // min(near, rows)))
+    band = min(choice.band, rows) or -(-rows // -(-rows // min(near, rows)))
     window = gemm_plan.flat_window(band * cols, channels, in_c, 2, 1)
-    product = gemm_plan.tiled(key, isa, window, None, 1, out_c, 2, MODEL)
+    product = gemm_plan.tiled(key, isa, window, None, 1, out_c, 2, choice)
     return Plan(rows, cols, band, channels, product)
 
 
