@@ -16,6 +16,7 @@ from peers.worker import fit
 import edgeopt
 from edgeopt import devices
 from edgeopt.codegen import programs, toolchain, verify
+from edgeopt.codegen.blocks import fused
 from edgeopt.codegen.lower import lower
 from edgeopt.codegen.testvectors import TestVectors
 from edgeopt.core.choice import Choice
@@ -104,7 +105,7 @@ class Ours:
     def _tilings(self, network: Network, work: Path, cache: StageCache) -> dict[OpKey, Choice]:
         """The tilings that are fastest here, as `edgeopt profile` measures them."""
         programs = KernelPrograms(self._device, self._engine.argv, work, cache, tune=True)
-        programs.bench(lower(network).keys)
+        programs.bench(fused(lower(network), self._device.target).keys)
         return programs.choices
 
     def run(self, runs: int, *options: str) -> list[float]:

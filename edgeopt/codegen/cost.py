@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from edgeopt.codegen import schedules
+from edgeopt.codegen.blocks import fused
 from edgeopt.codegen.lower import lower_shapes
 from edgeopt.codegen.plan import plan
 from edgeopt.core.choice import MODEL, Choice
@@ -36,6 +37,7 @@ CODE_BYTES: Mapping[str, tuple[int, int]] = MappingProxyType(
         "depthwise3": (2300, 2650),
         "depthwise5": (1450, 2650),
         "depthwise7": (1100, 2950),
+        "irb": (5300, 8050),  # the sum of its parts
         "global_avgpool": (920, 1200),
         "scale": (660, 920),
         "add": (560, 720),
@@ -173,7 +175,7 @@ def evaluate(
     Raises:
         InputError: an unknown precision, or an operator that no kernel can compute.
     """
-    graph = lower_shapes(network, precision)
+    graph = fused(lower_shapes(network, precision), target)
     costs = _costs(graph.keys, target, choices)
     planned = plan(graph, [cost.scratch_bytes for cost in costs], ALIGNMENT_BYTES)
     return NetworkCost(

@@ -359,7 +359,19 @@ def _unary(kernel: Kernel, inputs: list[Numbers]) -> Numbers:
     raise ValueError(f"no reference for kernel operator {key.op!r}")
 
 
+def _k_block(kernel: Kernel, inputs: list[Numbers]) -> Numbers:
+    """The three parts one after another; what lies between is stored as float32."""
+    c, y, others = kernel.constants, inputs[0], inputs[1:]
+    parts = kernel.key.parts
+    for key, suffix in zip(parts, ("1", "d", "2"), strict=True):
+        own = {name: c[name + suffix] for name in "wb" if name + suffix in c}
+        given = [y, *others] if key.residual else [y]
+        y = _k_accumulating(Kernel(kernel.name, key, (), "", own), given).astype(np.float32)
+    return y
+
+
 _KERNELS: Mapping[str, Callable[[Kernel, list[Numbers]], Numbers]] = {
+    "irb": _k_block,
     "pointwise": _k_accumulating,
     "depthwise": _k_accumulating,
     "conv2d": _k_accumulating,

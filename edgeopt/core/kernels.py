@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from edgeopt.core.errors import InputError
 from edgeopt.core.network import DTYPE_BYTES, Array, Tensor
@@ -14,13 +15,17 @@ from edgeopt.core.network import DTYPE_BYTES, Array, Tensor
 #: group, "depthwise" one with groups == channels; "conv2d" is every other convolution.
 #: "scale" multiplies a map by one number a channel (squeeze-and-excite); "fallback" is
 #: compiled by TVM's own legalization and identified by `OpKey.variant`. "reduce" is a sum, maximum
-#: or minimum over a map, "gather" copies along one axis by a table of indices.
+#: or minimum over a map, "gather" copies along one axis by a table of indices. "irb" is an inverted
+#: residual block: what widens a map, a depthwise convolution and what narrows it, as one kernel.
 KERNEL_OPS = frozenset(
     {"pointwise", "depthwise", "conv2d", "linear", "maxpool", "avgpool", "global_avgpool", "add",
      "mul", "scale", "activation", "softmax", "concat", "copy", "transpose", "resize", "quantize",
      "dequantize", "fallback", "slice", "gather", "pad", "reduce", "sub", "div", "max", "min",
-     "prelu"}
+     "prelu", "irb"}
 )  # fmt: skip
+
+#: Width of an inverted residual block, and the activation after its first two parts.
+_BLOCK = re.compile(r"e([1-9][0-9]{0,5})\.(.+)")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -54,6 +59,13 @@ class OpKey:
         for shape in (self.in_shape, self.out_shape):
             if not shape or any(d <= 0 for d in shape) or math.prod(shape) > 2**31:
                 raise InputError(f"shape {shape} is out of range", where="kernel key")
+        if self.op == "irb" and not (
+            _BLOCK.fullmatch(self.variant) and len(self.in_shape) == len(self.out_shape) == 3
+        ):
+            raise InputError(
+                f"variant {self.variant!r} of shapes {self.in_shape} and {self.out_shape} "
+                "describes no block", where="kernel key", hint="write maps, and e96.relu6",
+            )  # fmt: skip
 
     def __str__(self) -> str:
         parts = [self.op]
@@ -103,7 +115,33 @@ class OpKey:
             return math.prod(self.out_shape) * per_output
         if self.op == "linear":
             return self.in_shape[-1] * self.out_shape[-1]
-        return 0
+        return sum(part.macs for part in self.parts)
+
+    @property
+    def parts(self) -> tuple[OpKey, ...]:
+        """The kernels that an inverted residual block computes in one; else none.
+
+        Its variant ``e96.relu6`` says how wide the block is, and the activation that follows both
+        of its first two parts; what else the key says of windows is the depthwise part's.
+        """
+        if self.op != "irb":
+            return ()
+        match = _BLOCK.fullmatch(self.variant)
+        assert match is not None
+        wide, activation = int(match[1]), match[2]
+        plain = replace(
+            self, op="pointwise", kernel=(1, 1), strides=(1, 1), pads=(0, 0, 0, 0), variant=""
+        )
+        inner = replace(
+            plain, activation=activation, residual=False, residual_activation="none",
+            out_shape=(*self.in_shape[:2], wide),
+        )  # fmt: skip
+        between = (*self.out_shape[:2], wide)
+        depthwise = replace(
+            inner, op="depthwise", in_shape=inner.out_shape, out_shape=between, groups=wide,
+            kernel=self.kernel, strides=self.strides, pads=self.pads,
+        )  # fmt: skip
+        return inner, depthwise, replace(plain, in_shape=between)
 
     @property
     def activation_bytes(self) -> int:
@@ -122,7 +160,7 @@ class OpKey:
             )  # fmt: skip
         if self.op == "linear":
             return self.in_shape[-1] * self.out_shape[-1]
-        return 0
+        return sum(part.weight_count for part in self.parts)
 
 
 def _show(value: object) -> str:
@@ -162,7 +200,8 @@ class Kernel:
     `constants` holds what the reference semantics need, unpacked: ``w`` (as in `core.network`),
     ``b``; for int8 also ``multiplier`` f32[O] (see `core.affine`), ``lut`` i8[256] for a table
     activation, and ``qparams`` i32[...] with zero points and clamps, laid out as
-    `core.affine.QPARAMS` says for the operator.
+    `core.affine.QPARAMS` says for the operator. An inverted residual block has ``w1``, ``b1``,
+    ``wd``, ``bd``, ``w2`` and ``b2``.
     """
 
     name: str

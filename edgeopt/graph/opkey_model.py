@@ -158,6 +158,8 @@ class _Builder:
                 strides=list(key.strides), pads=list(key.pads), dilations=list(key.dilations),
                 group=key.groups,
             )  # fmt: skip
+        if key.op == "irb":
+            return self._block(real[0])
         if key.op == "linear":
             matrix = (key.out_shape[-1], key.in_shape[-1])
             return self._emit("Gemm", [real[0], *self._weights(matrix)], transB=1)
@@ -199,6 +201,19 @@ class _Builder:
                 coordinate_transformation_mode="asymmetric", nearest_mode="floor",
             )  # fmt: skip
         raise _cannot(key)
+
+    def _block(self, tensor: str) -> str:
+        """The parts of an inverted residual block, but for what follows the last."""
+        *inner, last = self.key.parts
+        for key in (*inner, last):
+            weight = (key.out_shape[-1], key.in_shape[-1] // key.groups, *key.kernel)
+            tensor = self._emit(
+                "Conv", [tensor, *self._weights(weight)], kernel_shape=list(key.kernel),
+                strides=list(key.strides), pads=list(key.pads), group=key.groups,
+            )  # fmt: skip
+            if key is not last:
+                tensor = self._activate(tensor, key.activation)
+        return tensor
 
     def _activate(self, tensor: str, text: str) -> str:
         if text == "none":

@@ -38,6 +38,7 @@ CLASS_OF: Mapping[str, str] = {
     "softmax": "softmax", "fallback": "fallback", "slice": "movement", "gather": "movement",
     "pad": "movement", "reduce": "pooling", "sub": "elementwise", "div": "elementwise",
     "max": "elementwise", "min": "elementwise", "prelu": "elementwise",
+    "irb": "pointwise",
 }  # fmt: skip
 CLASSES = tuple(sorted(set(CLASS_OF.values())))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from edgeopt.codegen import runner, schedules
 from edgeopt.codegen.abi import KernelFunction
+from edgeopt.codegen.blocks import fused
 from edgeopt.codegen.lower import lower
 from edgeopt.codegen.order import order_for_memory
 from edgeopt.codegen.plan import check_plan, plan
@@ -78,7 +79,7 @@ def make_artifact(
     Raises:
         InputError: an operator that nothing can compile, by name.
     """
-    graph = order_for_memory(lower(network))
+    graph = order_for_memory(fused(lower(network), target))
     functions = []
     constants = []
     known = choices or {}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from edgeopt.core.kernels import Kernel, KernelGraph, OpKey
 from edgeopt.core.space import SearchSpace, SubnetConfig
+from edgeopt.core.target import TargetSpec
 
 #: Sampling ends after so many subnets in a row that brought no kernel that was not known.
 PATIENCE = 200
@@ -26,18 +27,27 @@ def subnets(space: SearchSpace, count: int, seed: int) -> list[SubnetConfig]:
     return list(found.values())[:count]
 
 
-def lowered(space: SearchSpace, config: SubnetConfig, precision: str) -> KernelGraph:
-    """A subnet's kernels in one precision."""
+def lowered(
+    space: SearchSpace, config: SubnetConfig, precision: str, target: TargetSpec | None = None
+) -> KernelGraph:
+    """A subnet's kernels in one precision; with a target, blocks as they are fused for it."""
+    from edgeopt.codegen.blocks import fused
     from edgeopt.codegen.lower import lower_shapes
     from edgeopt.ofa.describe import describe
 
-    return lower_shapes(describe(space, config), precision)
+    graph = lower_shapes(describe(space, config), precision)
+    return graph if target is None else fused(graph, target)
 
 
 def kernels_of_space(
-    space: SearchSpace, precisions: Sequence[str], seed: int = 0
+    space: SearchSpace,
+    precisions: Sequence[str],
+    seed: int = 0,
+    target: TargetSpec | None = None,
 ) -> tuple[OpKey, ...]:
     """Every kernel that the space's subnets are made of, in an order that a seed decides.
+
+    With a target, blocks are those that are fused for it.
 
     The kernels of a block depend on few of a subnet's choices, so that sampling until nothing
     new turns up finds them all where resolutions are few, and nearly all where they are many.
@@ -50,14 +60,16 @@ def kernels_of_space(
         config = configs[number] if number < len(configs) else space.sample(source)
         before = len(found)
         for precision in precisions:
-            found.update(dict.fromkeys(lowered(space, config, precision).keys))
+            found.update(dict.fromkeys(lowered(space, config, precision, target).keys))
         idle = idle + 1 if len(found) == before else 0
         if idle >= PATIENCE:
             break
     return tuple(found)
 
 
-def kernels_of_models(models: Sequence[Path], precisions: Sequence[str]) -> dict[OpKey, Kernel]:
+def kernels_of_models(
+    models: Sequence[Path], precisions: Sequence[str], target: TargetSpec | None = None
+) -> dict[OpKey, Kernel]:
     """The kernels of ONNX networks, as they are and (float networks) as int8; by their keys.
 
     Where no template implements a key, its kernel's payload is what can be built and timed.
@@ -65,6 +77,7 @@ def kernels_of_models(models: Sequence[Path], precisions: Sequence[str]) -> dict
     Raises:
         InputError: a model that cannot be used.
     """
+    from edgeopt.codegen.blocks import fused
     from edgeopt.codegen.lower import lower, lower_shapes
     from edgeopt.graph.importer import import_network
     from edgeopt.graph.load import load_model
@@ -72,12 +85,13 @@ def kernels_of_models(models: Sequence[Path], precisions: Sequence[str]) -> dict
     found: dict[OpKey, Kernel] = {}
     for path in models:
         network = import_network(load_model(path))
-        graph = lower(network)
+        graph = lower(network) if target is None else fused(lower(network), target)
         integer = any(key.precision == "i8" for key in graph.keys)
         if "f32" in precisions or integer:
             found.update({kernel.key: kernel for kernel in graph.kernels})
         if "i8" in precisions and not integer:
             shapes = lower_shapes(network, "i8")
+            shapes = shapes if target is None else fused(shapes, target)
             found.update({kernel.key: kernel for kernel in shapes.kernels})
     return found
 

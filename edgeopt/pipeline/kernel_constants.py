@@ -25,6 +25,12 @@ def constants_of(key: OpKey, seed: int = 0) -> dict[str, Array]:
     integer = key.precision == "i8"
     if key.op in (*_CONVOLUTIONS, "linear"):
         return _accumulating(key, random, integer)
+    if key.op == "irb":
+        return {
+            name + suffix: value
+            for part, suffix in zip(key.parts, ("1", "d", "2"), strict=True)
+            for name, value in _accumulating(part, random, integer).items()
+        }
     found: dict[str, Array] = {}
     if key.op in ("add", "mul", "scale"):
         if key.inputs == 1:

@@ -108,7 +108,9 @@ def _measure_quickly(
 
     detail("measuring this machine, once")
     try:
-        table = quick_table(profile, kernels_of_space(space, profile.precisions))
+        table = quick_table(
+            profile, kernels_of_space(space, profile.precisions, target=profile.target)
+        )
         folder = user_table_dir()
         folder.mkdir(parents=True, exist_ok=True)
         table.save(table_path(folder, profile))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgeopt import devices
+from edgeopt.codegen.blocks import fused
 from edgeopt.codegen.lower import lower_shapes
 from edgeopt.core.errors import InputError, suggest
 from edgeopt.graph.importer import import_model
@@ -63,7 +64,7 @@ def predict_model(
     integer = any(t.dtype in ("i8", "u8") for t in network.tensors.values())
     notes: list[str] = []
     if precision == "int8" and not integer:
-        graph = lower_shapes(network, "i8")
+        graph = fused(lower_shapes(network, "i8"), profile.target)
         estimates = latency.predict_each(graph.keys)
         kernels = tuple(
             KernelInfo(k.name, str(k.key), "", k.sources, k.output, e.value, e.source.value,

@@ -215,9 +215,11 @@ def _keys(
             )  # fmt: skip
     found: dict[OpKey, Kernel | None] = {}
     if space is not None:
-        found.update(dict.fromkeys(kernels.kernels_of_space(space, request.precisions)))
+        keys = kernels.kernels_of_space(space, request.precisions, target=device.target)
+        found.update(dict.fromkeys(keys))
     if request.models:
-        for key, kernel in kernels.kernels_of_models(request.models, request.precisions).items():
+        known = kernels.kernels_of_models(request.models, request.precisions, device.target)
+        for key, kernel in known.items():
             found[key] = kernel if kernel.payload else None
     if not found:
         raise InputError(
@@ -341,7 +343,7 @@ def network_times(
     from edgeopt.pipeline.kernel_programs import time_networks
 
     graphs = {
-        f"{precision} {config}": kernels.lowered(space, config, precision)
+        f"{precision} {config}": kernels.lowered(space, config, precision, programs.profile.target)
         for config in kernels.subnets(space, count, request.seed + 1)
         for precision in request.precisions
     }

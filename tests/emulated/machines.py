@@ -197,6 +197,8 @@ def _case_of(key: OpKey, seed: int) -> _Known:
     shapes = [key.in_shape] * key.inputs
     if key.inputs == 2 and key.variant:
         shapes[1] = key.in_shape[-1:] if key.variant == "channel" else key.in_shape[:-1]
+    if key.residual:
+        shapes.append(key.out_shape)
     inputs = [rng.integers(-128, 128, shape).astype(np.int8) for shape in shapes]
     if key.dtype == "f32":
         inputs = [(rng.standard_normal(shape) * 2).astype(np.float32) for shape in shapes]

@@ -95,6 +95,18 @@ def moving(shape: tuple[int, int, int]) -> tuple[OpKey, ...]:
     )
 
 
+def block(
+    size: Pair, channels: tuple[int, int, int], kernel: Pair = (3, 3), *, activation: str = "relu6",
+    stride: Pair = (1, 1), pads: tuple[int, int, int, int] | None = None, **rest: object,
+) -> OpKey:  # fmt: skip
+    """An inverted residual block: channels in, of the widened map, out."""
+    inputs, wide, outputs = channels
+    return conv(
+        size, (inputs, outputs), kernel, op="irb", stride=stride, pads=pads,
+        variant=f"e{wide}.{activation}", **rest,
+    )  # fmt: skip
+
+
 #: name -> keys in f32; `both` derives those in int8.
 CLASSES: dict[str, tuple[OpKey, ...]] = {
     "whole vectors": (
@@ -170,6 +182,19 @@ CLASSES: dict[str, tuple[OpKey, ...]] = {
         conv((4, 4), (8, 9), activation="relu", residual=True, residual_activation="hardswish"),
         linear(20, 19, residual=True),
         same("add", (4, 4, 9), inputs=2, residual=True, residual_activation="relu6"),
+    ),
+    "blocks": (
+        block((6, 6), (16, 32, 24)), block((7, 9), (8, 48, 8), residual=True),
+        block((9, 9), (3, 19, 5), (5, 5), stride=(2, 2), activation="hardswish"),
+        block((8, 7), (7, 21, 11), pads=(0, 0, 1, 1), stride=(2, 2)),
+        block((1, 1), (9, 16, 13), (5, 5)), block((2, 3), (5, 1, 3), (7, 7)),
+        block((6, 7), (16, 40, 16), pads=(0, 0, 0, 0)), block((1, 30), (4, 9, 8), (1, 5)),
+        block((13, 1), (8, 33, 6), (3, 1), stride=(3, 1), activation="none"),
+        block((5, 5), (12, 24, 12), (2, 2), residual=True, activation="silu",
+              residual_activation="relu"),
+        block((4, 5), (8, 16, 8), pads=(2, 2, 0, 0), activation="clip_-1.0_1.0"),
+        block((9, 4), (6, 24, 7), (5, 3), pads=(4, 1, 3, 1), stride=(4, 1)),
+        block((20, 21), (24, 72, 40)), block((6, 5), (8, 16, 10), (3, 3), stride=(3, 3)),
     ),
     "larger than a tile": (
         pointwise((14, 14), 96, 160), pointwise((9, 9), 320, 72), pointwise((3, 3), 600, 200),

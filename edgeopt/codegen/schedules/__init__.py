@@ -16,6 +16,8 @@ operator           type    constants read by ``pack``
 =================  ======  ==================================================================
 pointwise,         f32     ``w`` f32[O,kh,kw,I/groups], ``b`` f32[O] (absent: zero)
 depthwise, conv2d
+irb                f32     ``w1``, ``b1``, ``wd``, ``bd``, ``w2``, ``b2``: ``w`` and ``b`` of its
+                           three parts (`OpKey.parts`)
 linear             f32     ``w`` f32[O,I], ``b`` f32[O] (absent: zero)
 conv-like, linear  i8      ``w`` i8, ``b`` i32[O] as in the model (zero point NOT folded),
                            ``multiplier`` f32[O], ``qparams`` i32[4] zero_x, zero_y, lo, hi;
@@ -81,6 +83,7 @@ from edgeopt.codegen.schedules import (
     depthwise,
     elementwise,
     gemm,
+    irb,
     layout,
     pooling,
     softmax,
@@ -100,6 +103,7 @@ __all__ = ["Template", "select"]
 #: Tried in order; the first that answers is used.
 RULES: tuple[Callable[[OpKey, TargetSpec], Template | None], ...] = (
     depthwise.rule,
+    irb.rule,
     winograd.rule,
     winograd_i8.rule,
     gemm.rule,

@@ -12,49 +12,66 @@ from edgeopt.codegen.schedules.emit import Builder, Expr, Registers, tirx
 from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.mathfn import activate
 from edgeopt.codegen.schedules.template import elements
+from edgeopt.core.kernels import OpKey
 
 
 def emit(function: KernelFunction, plan: Plan, isa: Isa, sizes: Mapping[str, int]) -> Any:
     """The kernel as a PrimFunc."""
-    return _Emitter(function, plan, isa, sizes).run()
+    key = function.key
+    shapes = {"x0": elements(key.in_shape), "y": elements(key.out_shape)}
+    b = Builder(function, {**sizes, **shapes, "residual": shapes["y"]})
+    _Emitter(b, key, plan, isa).run()
+    return b.finish()
+
+
+def ring_row(b: Builder, key: OpKey, plan: Plan, isa: Isa, row: Expr) -> None:
+    """One output row, to the start of ``y``; of ``x0`` the last rows are there, in turn.
+
+    Input row ``r`` lies in place ``r`` modulo the kernel's height.
+    """
+    emitter = _Emitter(b, key, plan, isa)
+    emitter.ring = key.kernel[0]
+    emitter.row(row, 0)
 
 
 class _Emitter:
-    def __init__(
-        self, function: KernelFunction, plan: Plan, isa: Isa, sizes: Mapping[str, int]
-    ) -> None:
-        key = function.key
-        shapes = {"x0": elements(key.in_shape), "y": elements(key.out_shape)}
-        shapes["residual"] = shapes["y"]
+    #: rows that the input holds at a time, each in the place of the one before; 0: all of them
+    ring = 0
+
+    def __init__(self, b: Builder, key: OpKey, plan: Plan, isa: Isa) -> None:
         self.key, self.plan, self.isa = key, plan, isa
-        self.b = b = Builder(function, {**sizes, **shapes})
-        axis = axis_of(key, plan, isa, function.parts) if function.parts > 1 else "rows"
+        self.b = b
+        parts = b.function.parts
+        axis = axis_of(key, plan, isa, parts) if parts > 1 else "rows"
         self.runs = block_runs(key, plan)
         count = sum(times for _, times, _, _ in self.runs)
         self.row_units = b.units(key.out_shape[0], divided=axis == "rows")
         self.block_units = b.units(count, divided=axis == "blocks")
 
-    def run(self) -> Any:
+    def run(self) -> None:
+        with self.row_units.loop(self.key.out_shape[0], "oh") as row:
+            self.row(row, row)
+
+    def row(self, row: Expr, place: Expr) -> None:
+        """One output row, stored as row ``place``."""
         b, key = self.b, self.key
-        with self.row_units.loop(key.out_shape[0], "oh") as row:
-            # Kernel rows that meet the map: first .. first + count.
-            at = b.bind(row * key.strides[0] - key.pads[0], "at")
-            first, count = self.kernel_rows(at)
-            window = row, at, first, count
-            columns = column_runs(key, self.plan)
-            if self.streams():
+        # Kernel rows that meet the map: first .. first + count.
+        at = b.bind(row * key.strides[0] - key.pads[0], "at")
+        first, count = self.kernel_rows(at)
+        window = place, at, first, count
+        columns = column_runs(key, self.plan)
+        if self.streams():
+            for low, runs, pixels in columns:
+                with b.loop(runs, "ow") as run:
+                    for vector, vectors, valid in self.blocks():
+                        col = low + run * pixels
+                        self.tile(*window, low, col, pixels, vector, vectors, valid)
+        else:
+            for vector, vectors, valid in self.blocks():
                 for low, runs, pixels in columns:
                     with b.loop(runs, "ow") as run:
-                        for vector, vectors, valid in self.blocks():
-                            col = low + run * pixels
-                            self.tile(*window, low, col, pixels, vector, vectors, valid)
-            else:
-                for vector, vectors, valid in self.blocks():
-                    for low, runs, pixels in columns:
-                        with b.loop(runs, "ow") as run:
-                            col = low + run * pixels
-                            self.tile(*window, low, col, pixels, vector, vectors, valid)
-        return b.finish()
+                        col = low + run * pixels
+                        self.tile(*window, low, col, pixels, vector, vectors, valid)
 
     def streams(self) -> bool:
         """Whether all channels of some columns come before the next columns.
@@ -107,6 +124,8 @@ class _Emitter:
 
         def kernel_row(tap_row: Expr) -> None:
             x_row = at + tap_row * key.dilations[0]
+            if self.ring:
+                x_row = tirx.truncmod(x_row, self.ring)
             x_at = b.bind((x_row * width + x_col) * channels + vector * lanes, "x_at")
             w_at = b.bind((vector * taps + tap_row * key.kernel[1]) * lanes, "w_at")
             self.row_taps(acc, x_at, w_at, low, pixels, vectors, valid)

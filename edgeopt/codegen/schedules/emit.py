@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx as tirx  # re-exported: the templates write expressions with it
@@ -103,6 +104,19 @@ def _sequence(statements: list[Any]) -> Any:
     return statements[0] if len(statements) == 1 else tirx.SeqStmt(statements)
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """A buffer from some element on."""
+
+    buffer: Buffer
+    start: Expr
+
+    @property
+    def ty(self) -> Any:
+        """Type of the elements."""
+        return self.buffer.ty
+
+
 class Builder:
     """Statements of one kernel under construction."""
 
@@ -134,6 +148,14 @@ class Builder:
         buffer = tirx.decl_buffer((elements,), name, name=f"{label}_")
         self.emit(tirx.DeclBuffer(buffer, data=pointer))
         return buffer
+
+    @contextmanager
+    def naming(self, **buffers: Buffer | View) -> Iterator[None]:
+        """Statements for which these names mean other buffers, or parts of them."""
+        before = self._buffers
+        self._buffers = {**before, **buffers}
+        yield
+        self._buffers = before
 
     def scratch_view(self, dtype: str, offset_bytes: int, elements: int) -> Buffer:
         """Some of the scratch parameter as a buffer of ``dtype``; each part has its own."""
@@ -176,6 +198,8 @@ class Builder:
 
     def load(self, buffer: Buffer, index: Expr, lanes: int = 1) -> Expr:
         """``lanes`` neighbouring elements."""
+        if isinstance(buffer, View):
+            buffer, index = buffer.buffer, buffer.start + index
         at = index if lanes == 1 else tirx.Ramp(index, 1, lanes)
         return tirx.BufferLoad(buffer, [at])
 
@@ -190,6 +214,8 @@ class Builder:
 
     def store(self, buffer: Buffer, index: Expr, value: Expr) -> None:
         """Store a scalar or vector at ``index``."""
+        if isinstance(buffer, View):
+            buffer, index = buffer.buffer, buffer.start + index
         lanes = dtype_of(value)[1]
         at = index if lanes == 1 else tirx.Ramp(index, 1, lanes)
         self.emit(tirx.BufferStore(buffer, value, [at]))

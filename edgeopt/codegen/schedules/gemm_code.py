@@ -25,6 +25,7 @@ from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.mathfn import Requantizer, activate
 from edgeopt.codegen.schedules.stage import copy_run, fill_run
 from edgeopt.codegen.schedules.template import elements, is_table
+from edgeopt.core.kernels import OpKey
 
 #: Floats of one line of every cache.
 LINE_FLOATS = 16
@@ -34,23 +35,28 @@ _STREAM_AHEAD_BYTES = 1024
 
 def emit(function: KernelFunction, plan: Plan, isa: Isa, sizes: Mapping[str, int]) -> Any:
     """The kernel as a PrimFunc."""
-    return _Emitter(function, plan, isa, sizes).run()
+    key = function.key
+    shapes = {"x0": elements(key.in_shape), "y": elements(key.out_shape)}
+    b = Builder(function, {**sizes, **shapes, "residual": shapes["y"]})
+    product(b, key, plan, isa)
+    return b.finish()
+
+
+def product(b: Builder, key: OpKey, plan: Plan, isa: Isa) -> None:
+    """The product of a key, on the builder's buffers of the usual names."""
+    _Emitter(b, key, plan, isa).run()
 
 
 class _Emitter:
-    def __init__(
-        self, function: KernelFunction, plan: Plan, isa: Isa, sizes: Mapping[str, int]
-    ) -> None:
-        key = function.key
-        shapes = {"x0": elements(key.in_shape), "y": elements(key.out_shape)}
-        shapes["residual"] = shapes["y"]
+    def __init__(self, b: Builder, key: OpKey, plan: Plan, isa: Isa) -> None:
         self.key, self.plan, self.isa = key, plan, isa
         self.integer = key.dtype == "i8"
-        self.b = Builder(function, {**sizes, **shapes})
+        self.b = b
         self.source = self.b["x0"]
         if plan.stage is not None:
             self.source = self.b.scratch_view(plan.stage.dtype, 0, plan.stage.elements)
-        axis = axis_of(key, plan, isa, function.parts) if function.parts > 1 else "rows"
+        parts = b.function.parts
+        axis = axis_of(key, plan, isa, parts) if parts > 1 else "rows"
         self.axis = axis
         self.row_units = self.b.units(plan.window.out_rows, divided=axis == "rows")
         self.tile_units = self.b.units(len(tile_sizes(plan)), divided=axis == "tiles")
@@ -64,7 +70,7 @@ class _Emitter:
             self.requantize = Requantizer(self.b, isa, zero_y, low, high)
             self.exact = gemm_along.exact_flag(self.b, isa)
 
-    def run(self) -> Any:
+    def run(self) -> None:
         b, plan = self.b, self.plan
         with self.row_units.runs(plan.band, "band") as (first, count):
             if plan.stage is not None:
@@ -73,7 +79,6 @@ class _Emitter:
                 self.tiles(group, first, count)
         if self.integer and is_table(self.key.activation):
             self.look_up()
-        return b.finish()
 
     def look_up(self) -> None:
         """Apply the table to what this part has computed."""
