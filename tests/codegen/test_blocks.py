@@ -16,7 +16,7 @@ from edgeopt.codegen.blocks import fused
 from edgeopt.codegen.lower import lower
 from edgeopt.codegen.reference import run_kernel, run_kernels, run_network
 from edgeopt.codegen.schedules.gemm import GEMM
-from edgeopt.codegen.schedules.irb import row_parts
+from edgeopt.codegen.schedules.irb import plans
 from edgeopt.core.kernels import Kernel, KernelGraph, OpKey
 from edgeopt.core.network import Network
 from edgeopt.pipeline.artifact import make_artifact
@@ -169,11 +169,9 @@ def test_a_block_computes_what_its_parts_do(
             own = {name: constants[name + suffix] for name in "wb"}
             given_ = [apart, *inputs[1:]] if part.residual else [apart]
             apart = run(library, part, HOST, given_, own)
-        splits = [
-            [GEMM.plan(k, HOST).split for k in (parts[0], parts[2])]
-            for parts in (key.parts, row_parts(key))
-        ]
-        if splits[0] == splits[1]:  # sums are added in the same order
+        first, _, last = plans(key, HOST)
+        wholes = [GEMM.plan(part, HOST).split for part in (key.parts[0], key.parts[2])]
+        if wholes == [first.split, last.split]:  # sums are added in the same order
             np.testing.assert_array_equal(found, apart)
 
 

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from edgeopt.codegen.schedules.depthwise import DEPTHWISE
-from edgeopt.codegen.schedules.gemm import GEMM
+from edgeopt.codegen.schedules.depthwise import DEPTHWISE, Depthwise
+from edgeopt.codegen.schedules.depthwise_plan import Plan as DepthwisePlan
+from edgeopt.codegen.schedules.gemm import GEMM, Gemm
+from edgeopt.codegen.schedules.gemm_plan import Plan as GemmPlan
 from edgeopt.codegen.schedules.isa import isa_of
 from edgeopt.codegen.schedules.template import BaseTemplate, Const, Template, round_up
 from edgeopt.core.kernels import OpKey
@@ -45,6 +47,35 @@ def scratch_bytes(key: OpKey) -> int:
     return ring_bytes(key) + round_up(4 * middle.out_shape[1] * middle.out_shape[2], 64)
 
 
+def _roomy(target: TargetSpec) -> TargetSpec:
+    """The target with a register less for tiles.
+
+    The compiler keeps what is the same in all rows (bounds of an activation, biases) in registers
+    across the three parts; a tile that takes every register is spilled in its inner loop then.
+    """
+    return replace(target, vector_registers=max(target.vector_registers - 1, 0))
+
+
+def _templates(
+    key: OpKey, target: TargetSpec
+) -> tuple[tuple[OpKey, Gemm | Depthwise, TargetSpec, str], ...]:
+    """Part, its template, the target it is tiled for, and what its constants end in."""
+    first, middle, last = row_parts(key)
+    roomy = _roomy(target)
+    return (
+        (first, GEMM, roomy, SUFFIXES[0]),
+        (middle, DEPTHWISE, target, SUFFIXES[1]),
+        (last, GEMM, roomy, SUFFIXES[2]),
+    )
+
+
+def plans(key: OpKey, target: TargetSpec) -> tuple[GemmPlan, DepthwisePlan, GemmPlan]:
+    """How the parts are tiled."""
+    first, middle, last = row_parts(key)
+    roomy = _roomy(target)
+    return GEMM.plan(first, roomy), DEPTHWISE.plan(middle, target), GEMM.plan(last, roomy)
+
+
 class InvertedResidual(BaseTemplate):
     """A whole block, of whose widened map only a few rows exist at a time."""
 
@@ -52,13 +83,10 @@ class InvertedResidual(BaseTemplate):
 
     def consts(self, key: OpKey, target: TargetSpec) -> tuple[Const, ...]:
         """Weights and bias of the three parts."""
-        first, middle, last = row_parts(key)
-        parts = (GEMM.consts(first, target), DEPTHWISE.consts(middle, target),
-                 GEMM.consts(last, target))  # fmt: skip
         return tuple(
             replace(const, name=const.name + suffix)
-            for consts, suffix in zip(parts, SUFFIXES, strict=True)
-            for const in consts
+            for part, template, own, suffix in _templates(key, target)
+            for const in template.consts(part, own)
         )
 
     def scratch_bytes(self, key: OpKey, target: TargetSpec) -> int:
@@ -70,10 +98,9 @@ class InvertedResidual(BaseTemplate):
     ) -> dict[str, Array]:
         """The constants of each part as its own template packs them."""
         packed: dict[str, Array] = {}
-        templates = (GEMM, DEPTHWISE, GEMM)
-        for part, template, suffix in zip(row_parts(key), templates, SUFFIXES, strict=True):
-            own = {n: constants[n + suffix] for n in ("w", "b") if n + suffix in constants}
-            found = template.pack(part, target, own)
+        for part, template, own, suffix in _templates(key, target):
+            given = {n: constants[n + suffix] for n in ("w", "b") if n + suffix in constants}
+            found = template.pack(part, own, given)
             packed.update({name + suffix: value for name, value in found.items()})
         return packed
 
@@ -81,12 +108,10 @@ class InvertedResidual(BaseTemplate):
         """Emit the kernel."""
         from edgeopt.codegen.schedules.irb_code import emit
 
-        first, middle, last = row_parts(key)
-        plans = GEMM.plan(first, target), DEPTHWISE.plan(middle, target), GEMM.plan(last, target)
         isa = isa_of(target)
         assert isa is not None
         sizes = {const.name: const.elements for const in self.consts(key, target)}
-        return emit(self.function(key, target), plans, isa, sizes)
+        return emit(self.function(key, target), plans(key, target), isa, sizes)
 
 
 IRB = InvertedResidual()
