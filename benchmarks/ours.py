@@ -105,7 +105,9 @@ class Ours:
     def _tilings(self, network: Network, work: Path, cache: StageCache) -> dict[OpKey, Choice]:
         """The tilings that are fastest here, as `edgeopt profile` measures them."""
         programs = KernelPrograms(self._device, self._engine.argv, work, cache, tune=True)
-        programs.bench(fused(lower(network), self._device.target).keys)
+        graph = lower(network)  # what several threads run; one thread may run blocks fused
+        keys = [*graph.keys, *fused(graph, self._device.target).keys]
+        programs.bench(tuple(dict.fromkeys(keys)))
         return programs.choices
 
     def run(self, runs: int, *options: str) -> list[float]:

@@ -158,7 +158,7 @@ class _Builder:
                 strides=list(key.strides), pads=list(key.pads), dilations=list(key.dilations),
                 group=key.groups,
             )  # fmt: skip
-        if key.op == "irb":
+        if key.op == "irb" and not self.integer:
             return self._block(real[0])
         if key.op == "linear":
             matrix = (key.out_shape[-1], key.in_shape[-1])

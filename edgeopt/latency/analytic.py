@@ -120,9 +120,14 @@ class AnalyticModel:
                 hint=f"figures exist for {', '.join(sorted(self.precisions))}; "
                 "or measure a table with `edgeopt profile`",
             )  # fmt: skip
-        factors = precision.costs[CLASS_OF[key.op]]
-        terms = features(key, self.spill_bytes)
-        units = sum(f * t for f, t in zip(factors, terms, strict=True))
+        # A block costs at most what its parts do: what it saves no figure says.
+        units = sum(
+            f * t
+            for part in key.parts or (key,)
+            for f, t in zip(
+                precision.costs[CLASS_OF[part.op]], features(part, self.spill_bytes), strict=True
+            )
+        )
         value = max(units, precision.floor_per_mac * key.macs) * self.ns_per_unit
         estimate = Estimate(
             value=value,

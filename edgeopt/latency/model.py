@@ -29,6 +29,9 @@ MIN_ENTRIES = 6  # below, a class has too little to fit costs to and all classes
 MIN_FOR_TREES = 40
 MAX_LISTED = 5
 
+#: A block in one kernel takes at least this share of its parts' time.
+BLOCK_GAIN = 0.6
+
 #: The interval of a sum that was never checked against whole networks.
 UNCHECKED = (0.8, 1.5)
 
@@ -199,6 +202,9 @@ class TableModel:
                 )  # fmt: skip
         groups: dict[tuple[str, str], list[OpKey]] = {}
         for key in missing:
+            if key.parts:
+                self._cache[key] = self._by_parts(key)
+                continue
             groups.setdefault((CLASS_OF[key.op], key.precision), []).append(key)
         for group, members in groups.items():
             regressor, pooled = self._regressor(group)
@@ -213,15 +219,24 @@ class TableModel:
                     value, value * low, value * high, Source.ESTIMATED, 0.0, how
                 )
 
+    def _by_parts(self, key: OpKey) -> Estimate:
+        """A block that was not measured, as its parts one after another: they take longer."""
+        parts = self.predict_each(key.parts)
+        value, high = sum(part.value for part in parts), sum(part.high for part in parts)
+        low = BLOCK_GAIN * sum(part.low for part in parts)
+        how = "estimated from the kernels that it joins"
+        return Estimate(value, low, high, Source.ESTIMATED, 0.0, how)
+
     def _regressor(self, group: tuple[str, str]) -> tuple[_Regressor, bool]:
         """The regression of a class, and whether all classes had to be pooled for it."""
         entries = self.table.entries
-        members = [key for key in entries if (CLASS_OF[key.op], key.precision) == group]
+        single = [key for key in entries if not key.parts]
+        members = [key for key in single if (CLASS_OF[key.op], key.precision) == group]
         pooled = len(members) < MIN_ENTRIES
         if pooled:
-            group, members = ("", group[1]), [k for k in entries if k.precision == group[1]]
+            group, members = ("", group[1]), [k for k in single if k.precision == group[1]]
             if len(members) < MIN_ENTRIES:
-                group, members = ("", ""), list(entries)
+                group, members = ("", ""), single
         if not members:
             raise InputError(
                 "the latency table is empty", where=f"device {self.table.device}",

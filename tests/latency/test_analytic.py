@@ -50,6 +50,16 @@ def test_more_work_takes_longer() -> None:
         assert three.value < seven.value
 
 
+def test_a_block_costs_what_its_parts_do() -> None:
+    block = OpKey(
+        "irb", (8, 8, 16), (4, 4, 24), kernel=(3, 3), strides=(2, 2), pads=(1, 1, 1, 1),
+        variant="e64.relu6",
+    )  # fmt: skip
+    model = load_analytic(devices.load("nucleo-l4r5zi"))
+    parts = model.predict(block.parts)
+    assert model.predict([block]).value == pytest.approx(parts.value)
+
+
 def test_rpi4_never_beats_one_core() -> None:
     """4 lanes a cycle at 1.5 GHz bound what one Cortex-A72 can compute."""
     model = load_analytic(devices.load("rpi4"))

@@ -187,6 +187,16 @@ def kernels_of(dtype: str) -> list[OpKey]:
         OpKey("activation", (8,), (8,), activation="clip_-1.0_1.0"),
         OpKey("activation", (8,), (8,), activation="silu"),
         OpKey("activation", (8,), (8,), activation="gelu_tanh"),
+        OpKey(
+            "irb",
+            (8, 8, 4),
+            (4, 4, 6),
+            kernel=(3, 3),
+            strides=(2, 2),
+            pads=(1, 1, 1, 1),
+            variant="e16.relu6",
+        ),
+        OpKey("irb", (6, 6, 4), (6, 6, 4), residual=True, variant="e8.hardswish"),
     ],
     ids=str,
 )

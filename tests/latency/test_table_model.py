@@ -110,3 +110,26 @@ def test_repeated_predictions_come_from_a_cache() -> None:
     first = model.predict_each(keys)
     again = model.predict_each(keys)
     assert all(a is b for a, b in zip(first, again, strict=True))
+
+
+BLOCK = OpKey(
+    "irb", (8, 8, 16), (8, 8, 16), kernel=(3, 3), pads=(1, 1, 1, 1), residual=True,
+    variant="e64.relu",
+)  # fmt: skip
+
+
+def test_a_block_is_estimated_from_its_parts_until_it_is_measured() -> None:
+    keys = [*many(40), *BLOCK.parts]
+    (estimate,) = TableModel(table_of(keys)).predict_each([BLOCK])
+    assert estimate.value == pytest.approx(sum(truth_ns(part) for part in BLOCK.parts))
+    assert estimate.low < estimate.value <= estimate.high
+    assert estimate.source is Source.ESTIMATED and "that it joins" in estimate.how
+    (measured,) = TableModel(table_of([*keys, BLOCK])).predict_each([BLOCK])
+    assert measured.source is Source.MEASURED and measured.value == truth_ns(BLOCK)
+
+
+def test_measured_blocks_tell_nothing_of_other_kernels() -> None:
+    keys = many(40)
+    with_block = TableModel(table_of([*keys, BLOCK]))
+    new = pointwise(9, 31, 33)
+    assert with_block.predict_each([new]) == TableModel(table_of(keys)).predict_each([new])
