@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import networks
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 from edgeopt import devices
 from edgeopt.codegen import emit, fallback, runner, schedules, toolchain, verify
 from edgeopt.codegen.abi import symbol_of
+from edgeopt.codegen.blocks import fused
 from edgeopt.codegen.build import compile_object
 from edgeopt.codegen.lower import lower
 from edgeopt.codegen.plan import plan
@@ -39,9 +40,10 @@ class Made:
     vectors: TestVectors
 
 
-def make(network: Network, profile: DeviceProfile) -> Made:
-    graph = lower(network)
+def make(network: Network, profile: DeviceProfile, l2_bytes: int = 0) -> Made:
+    """The code; with ``l2_bytes``, blocks are fused as for such a cache."""
     target = profile.target
+    graph = fused(lower(network), replace(target, l2_bytes=l2_bytes or target.l2_bytes))
     functions, constants, primfuncs = [], [], {}
     prefix = runner.kernel_prefix(NAME)
     for kernel in graph.kernels:
@@ -90,6 +92,19 @@ def test_a_network_on_this_machine_and_under_emulation(integer: bool) -> None:
     if integer:
         for name, left in outputs["local"].items():
             np.testing.assert_array_equal(left, outputs["rpi4"][name])
+
+
+def test_blocks_in_one_kernel_on_this_machine_and_under_emulation() -> None:
+    b = networks.Builder(4)
+    x = b.act(b.conv(b.input(1, 32, 32, 3), 8, 3, 2), "relu6")
+    x = b.bottleneck(x, 24, 12, 3, 2, "relu6", False)
+    x = b.bottleneck(x, 48, 12, 5, 1, "relu6", False)
+    network = b.network(b.linear(b.reshape(b.gap(x), 1, 12), 5))
+    for device in ("local", "rpi4"):
+        profile = devices.load(device)
+        made = make(network, profile, l2_bytes=12_000)
+        assert made.code.files[f"src/{NAME}.c"].decode().count("irb") >= 2
+        check(made, profile)
 
 
 def test_an_operator_without_a_template() -> None:
