@@ -17,7 +17,7 @@ from edgeopt.codegen.schedules import candidates, parts, table
 from edgeopt.codegen.schedules.depthwise_parts import divide
 from edgeopt.codegen.schedules.depthwise_plan import Plan, lane_order, pairs_taps, plan_of
 from edgeopt.codegen.schedules.gemm import fold_bias, requantization
-from edgeopt.codegen.schedules.isa import Isa, isa_of
+from edgeopt.codegen.schedules.isa import isa_of, known_isa
 from edgeopt.codegen.schedules.template import (
     AT_MOST,
     BaseTemplate,
@@ -39,13 +39,13 @@ class Depthwise(BaseTemplate):
 
     def plan(self, key: OpKey, target: TargetSpec) -> Plan:
         """The tiling of a key on a target."""
-        return plan_of(key, _isa(target), self.choice)
+        return plan_of(key, known_isa(target), self.choice)
 
     def candidates(
         self, key: OpKey, target: TargetSpec, at_most: int = AT_MOST
     ) -> tuple[Choice, ...]:
         """Tiles of pixels and vectors, and bands."""
-        return candidates.of_depthwise(key, _isa(target), at_most)
+        return candidates.of_depthwise(key, known_isa(target), at_most)
 
     def consts(self, key: OpKey, target: TargetSpec) -> tuple[Const, ...]:
         """Weights [vector][tap][lane] and what follows the sum."""
@@ -69,13 +69,13 @@ class Depthwise(BaseTemplate):
 
     def divide(self, key: OpKey, target: TargetSpec) -> parts.Division:
         """Rows or vectors of channels apart."""
-        return divide(key, self.plan(key, target), _isa(target), target.threads)
+        return divide(key, self.plan(key, target), known_isa(target), target.threads)
 
     def pack(
         self, key: OpKey, target: TargetSpec, constants: Mapping[str, Array]
     ) -> dict[str, Array]:
         """Weights by vector of channels; for int8 pairs of vertical taps interleaved."""
-        isa = _isa(target)
+        isa = known_isa(target)
         plan = self.plan(key, target)
         channels = key.in_shape[-1]
         spare = (0, plan.channels - channels)
@@ -111,17 +111,11 @@ class Depthwise(BaseTemplate):
         """Emit the kernel."""
         from edgeopt.codegen.schedules import depthwise_f32, depthwise_i8, depthwise_pairs
 
-        isa = _isa(target)
+        isa = known_isa(target)
         sizes = {const.name: const.elements for const in self.consts(key, target)}
         integer = depthwise_pairs if pairs_taps(isa) else depthwise_i8
         emit = depthwise_f32.emit if key.dtype == "f32" else integer.emit
         return emit(self.function(key, target), self.plan(key, target), isa, sizes)
-
-
-def _isa(target: TargetSpec) -> Isa:
-    isa = isa_of(target)
-    assert isa is not None
-    return isa
 
 
 def overflows(weights: Array) -> bool:

@@ -92,3 +92,10 @@ def isa_of(target: TargetSpec) -> Isa | None:
         l1d_bytes=target.l1d_bytes or 32768,
         l2_bytes=target.l2_bytes or 262144,
     )
+
+
+def known_isa(target: TargetSpec) -> Isa:
+    """The vector unit of a target that a template's rule has accepted."""
+    isa = isa_of(target)
+    assert isa is not None
+    return isa

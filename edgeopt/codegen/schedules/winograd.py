@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgeopt.codegen.schedules import candidates, gemm, parts
-from edgeopt.codegen.schedules.isa import Isa, isa_of
+from edgeopt.codegen.schedules.isa import isa_of, known_isa
 from edgeopt.codegen.schedules.template import AT_MOST, BaseTemplate, Const, Template, round_up
 from edgeopt.codegen.schedules.winograd_plan import Plan, plan_of, weight_transform
 from edgeopt.core.choice import MODEL, Choice
@@ -25,7 +25,7 @@ class Winograd(BaseTemplate):
 
     def plan(self, key: OpKey, target: TargetSpec) -> Plan:
         """The tiling of a key on a target."""
-        isa, choice = _isa(target), self.choice
+        isa, choice = known_isa(target), self.choice
         if choice != MODEL and not choice.form:
             own = plan_of(key, isa)
             assert own is not None
@@ -38,7 +38,7 @@ class Winograd(BaseTemplate):
         self, key: OpKey, target: TargetSpec, at_most: int = AT_MOST
     ) -> tuple[Choice, ...]:
         """The direct convolution as well."""
-        return candidates.of_winograd(key, _isa(target), at_most)
+        return candidates.of_winograd(key, known_isa(target), at_most)
 
     def consts(self, key: OpKey, target: TargetSpec) -> tuple[Const, ...]:
         """Transformed weights and bias."""
@@ -56,7 +56,7 @@ class Winograd(BaseTemplate):
         """By bands of the map, or by panels of output channels."""
         plan = self.plan(key, target)
         pieces = max(plan.bands, -(-plan.product.output_vectors // plan.product.vectors))
-        cycles = parts.mac_cycles(key, _isa(target)) / plan.outputs_side
+        cycles = parts.mac_cycles(key, known_isa(target)) / plan.outputs_side
         return parts.even(target.threads, pieces, cycles)
 
     def pack(
@@ -82,13 +82,7 @@ class Winograd(BaseTemplate):
         from edgeopt.codegen.schedules.winograd_code import emit
 
         sizes = {const.name: const.elements for const in self.consts(key, target)}
-        return emit(self.function(key, target), self.plan(key, target), _isa(target), sizes)
-
-
-def _isa(target: TargetSpec) -> Isa:
-    isa = isa_of(target)
-    assert isa is not None
-    return isa
+        return emit(self.function(key, target), self.plan(key, target), known_isa(target), sizes)
 
 
 WINOGRAD = Winograd()

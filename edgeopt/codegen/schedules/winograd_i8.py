@@ -9,7 +9,7 @@ import numpy as np
 
 from edgeopt.codegen.schedules import gemm, parts, table
 from edgeopt.codegen.schedules.candidates import of_winograd_i8
-from edgeopt.codegen.schedules.isa import Isa, isa_of
+from edgeopt.codegen.schedules.isa import isa_of, known_isa
 from edgeopt.codegen.schedules.template import AT_MOST, BaseTemplate, Const, Template, is_table
 from edgeopt.codegen.schedules.winograd_i8_plan import PRODUCTS, Plan, pays, plan_of
 from edgeopt.core.choice import Choice
@@ -28,13 +28,13 @@ class WinogradI8(BaseTemplate):
 
     def plan(self, key: OpKey, target: TargetSpec) -> Plan:
         """The tiling of a key on a target."""
-        return plan_of(key, _isa(target), self.choice)
+        return plan_of(key, known_isa(target), self.choice)
 
     def candidates(
         self, key: OpKey, target: TargetSpec, at_most: int = AT_MOST
     ) -> tuple[Choice, ...]:
         """The direct convolution, other bands and register tiles."""
-        return of_winograd_i8(key, _isa(target), at_most)
+        return of_winograd_i8(key, known_isa(target), at_most)
 
     def consts(self, key: OpKey, target: TargetSpec) -> tuple[Const, ...]:
         """Transformed weights, and what follows the sum."""
@@ -53,7 +53,7 @@ class WinogradI8(BaseTemplate):
         plan = self.plan(key, target)
         # A table is applied to whole rows.
         pieces = plan.bands if is_table(key.activation) else max(plan.bands, plan.panels)
-        return parts.even(target.threads, pieces, parts.mac_cycles(key, _isa(target)) / 3)
+        return parts.even(target.threads, pieces, parts.mac_cycles(key, known_isa(target)) / 3)
 
     def pack(
         self, key: OpKey, target: TargetSpec, constants: Mapping[str, Array]
@@ -77,7 +77,7 @@ class WinogradI8(BaseTemplate):
             "qparams": np.ascontiguousarray(constants["qparams"], np.int32),
         }
         if is_table(key.activation):
-            packed["lut"] = table.pack(_isa(target), constants["lut"])
+            packed["lut"] = table.pack(known_isa(target), constants["lut"])
         return packed
 
     def primfunc(self, key: OpKey, target: TargetSpec) -> Any:
@@ -85,13 +85,7 @@ class WinogradI8(BaseTemplate):
         from edgeopt.codegen.schedules.winograd_i8_code import emit
 
         sizes = {const.name: const.elements for const in self.consts(key, target)}
-        return emit(self.function(key, target), self.plan(key, target), _isa(target), sizes)
-
-
-def _isa(target: TargetSpec) -> Isa:
-    isa = isa_of(target)
-    assert isa is not None
-    return isa
+        return emit(self.function(key, target), self.plan(key, target), known_isa(target), sizes)
 
 
 WINOGRAD_I8 = WinogradI8()
