@@ -36,6 +36,15 @@ class MemoryRegion:
 
 
 @dataclass(frozen=True, slots=True)
+class CyclesPerInstruction:
+    """What turns counted instructions into cycles: the mean, and how far networks spread."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
 class Toolchain:
     """C compilers that can build for the device, preferred first, and the flags they need."""
 
@@ -69,6 +78,8 @@ class DeviceProfile:
         ram_bytes: memory that a deployment may use in all.
         flash_bytes: read-only memory for code and weights; None where storage is no concern.
         precisions: what kernels may compute in: ``f32``, ``i8``.
+        regions: of a microcontroller's memory, the one that variables go into first.
+        cycles_per_instruction: of a microcontroller whose time is found by counting instructions.
         threads: how many threads networks are to use; a deployment's choice, no figure of the
             device, and 1 unless `with_threads` says otherwise.
         folder: where the profile was read from; tables lie beside it. None for a probed device.
@@ -98,6 +109,7 @@ class DeviceProfile:
     runner: Runner
     provenance: Mapping[str, Provenance]
     regions: tuple[MemoryRegion, ...] = ()
+    cycles_per_instruction: CyclesPerInstruction | None = None
     notes: str = ""
     threads: int = 1
     folder: Path | None = field(default=None, compare=False)
@@ -108,6 +120,8 @@ class DeviceProfile:
             value = getattr(self, name)
             if value is not None and name not in self.provenance:
                 raise InputError(f"{name} has no source", where=f"device {self.name}")
+        if self.cycles_per_instruction and "cycles_per_instruction" not in self.provenance:
+            raise InputError("cycles_per_instruction has no source", where=f"device {self.name}")
         for region in self.regions:
             if f"region.{region.name}" not in self.provenance:
                 raise InputError(
@@ -129,6 +143,25 @@ class DeviceProfile:
             cores=self.cores,
             threads=self.threads,
         )
+
+    def memory(self) -> tuple[MemoryRegion, MemoryRegion]:
+        """Where firmware lies: the first region of RAM, and the first of flash.
+
+        Raises:
+            InputError: the profile does not say where the device's RAM or flash is.
+        """
+        found = []
+        for kind in ("ram", "flash"):
+            of_kind = [region for region in self.regions if region.kind == kind]
+            if not of_kind:
+                raise InputError(
+                    f"the memory map of device {self.name} is incomplete: no region of kind "
+                    f"{kind!r} says where its {kind} is",
+                    where=str(self.folder or self.name),
+                    hint="add [[memory.region]] with name, kind, address, size_bytes and source",
+                )
+            found.append(of_kind[0])
+        return found[0], found[1]
 
     def with_threads(self, threads: int) -> DeviceProfile:
         """The same device, for networks that use so many threads.

@@ -11,7 +11,14 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-from edgeopt.core.device import DeviceProfile, MemoryRegion, Provenance, Runner, Toolchain
+from edgeopt.core.device import (
+    CyclesPerInstruction,
+    DeviceProfile,
+    MemoryRegion,
+    Provenance,
+    Runner,
+    Toolchain,
+)
 from edgeopt.core.documents import Section, read_toml
 from edgeopt.core.errors import InputError, suggest
 from edgeopt.core.estimates import Source
@@ -21,7 +28,7 @@ FILE_NAME = "profile.toml"
 MAX_BYTES = 128 * 1024
 
 KINDS = frozenset({"linux", "firmware"})
-ARCHES = frozenset({"x86_64", "aarch64", "armv7em", "armv8m"})
+ARCHES = frozenset({"x86_64", "aarch64", "armv6m", "armv7em", "armv8m", "riscv32"})
 PRECISIONS = frozenset({"f32", "i8"})
 TRANSPORTS = frozenset({"local", "qemu_user", "qemu_system"})
 SOURCES = frozenset({"measured", "simulated", "estimated", "datasheet"})
@@ -123,6 +130,7 @@ def load_file(path: Path) -> DeviceProfile:
     toolchain, runner = root.section("toolchain"), root.section("runner")
     numbers, provenance = _facts(cpu, memory)
     regions = tuple(_region(section, provenance) for section in memory.sections("region"))
+    cycles = _cycles_per_instruction(cpu, provenance)
     precisions = _subset(cpu, "precisions", PRECISIONS)
     profile = DeviceProfile(
         name=name,
@@ -149,6 +157,7 @@ def load_file(path: Path) -> DeviceProfile:
         ),
         provenance=provenance,
         regions=regions,
+        cycles_per_instruction=cycles,
         folder=path.resolve().parent,
         **numbers,  # type: ignore[arg-type]
     )
@@ -211,6 +220,20 @@ def _facts(cpu: Section, memory: Section) -> tuple[dict[str, int | None], dict[s
         numbers[name] = fact.integer("value", low, high)
         provenance[name] = _provenance(fact)
     return numbers, provenance
+
+
+def _cycles_per_instruction(
+    cpu: Section, provenance: dict[str, Provenance]
+) -> CyclesPerInstruction | None:
+    if not cpu.has("cycles_per_instruction"):
+        return None
+    section = cpu.section("cycles_per_instruction")
+    low, high = section.number("low", 0.05, 1000.0), section.number("high", 0.05, 1000.0)
+    mean = section.number("mean", 0.05, 1000.0)
+    if not low <= mean <= high:
+        section.refuse("mean", f"{mean:g} is not between low and high", "correct the numbers")
+    provenance["cycles_per_instruction"] = _provenance(section)
+    return CyclesPerInstruction(mean, low, high)
 
 
 def _region(section: Section, provenance: dict[str, Provenance]) -> MemoryRegion:

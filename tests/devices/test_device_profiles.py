@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,56 @@ SHIPPED = [name for name in devices.available() if name != "local"]
 
 def test_shipped_boards() -> None:
     assert {"rpi4", "rpi5", "nucleo-l4r5zi", "mps3-an547"} <= set(SHIPPED)
+    assert {"nucleo-h743zi", "nucleo-u575zi-q", "rpi-pico", "esp32c3"} <= set(SHIPPED)
+
+
+FIRMWARE = [name for name in SHIPPED if devices.load(name).kind == "firmware"]
+
+
+@pytest.mark.parametrize("name", FIRMWARE)
+def test_boards_of_firmware_say_where_their_memory_is(name: str) -> None:
+    profile = devices.load(name)
+    ram, flash = profile.memory()
+    assert ram.kind == "ram" and flash.kind == "flash"
+    # As much as the figures promise, and an arena can fill the first region alone.
+    for kind, total in (("ram", profile.ram_bytes), ("flash", profile.flash_bytes)):
+        assert sum(r.size_bytes for r in profile.regions if r.kind == kind) == total
+    assert ram.size_bytes == max(r.size_bytes for r in profile.regions if r.kind == "ram")
+    cycles = profile.cycles_per_instruction
+    assert cycles is not None and cycles.low < cycles.mean < cycles.high
+    assert profile.provenance["cycles_per_instruction"].source is Source.ESTIMATED
+    assert profile.runner.transport == "qemu_system" and profile.runner.machine
+
+
+@pytest.mark.parametrize("kind", ["ram", "flash"])
+def test_an_incomplete_memory_map_is_named(tmp_path: Path, kind: str) -> None:
+    text = (devices.shipped_dir() / "nucleo-l4r5zi" / "profile.toml").read_text()
+    regions = text.split("[[memory.region]]")
+    kept = [r for r in regions[1:] if f'kind = "{kind}"' not in r]
+    tail = regions[-1][regions[-1].index("[toolchain]") :]
+    body = "[[memory.region]]".join([regions[0], *(r.split("[toolchain]")[0] for r in kept)])
+    folder = tmp_path / "nucleo-l4r5zi"
+    folder.mkdir()
+    (folder / "profile.toml").write_text(body + tail)
+    profile = load_file(folder / "profile.toml")
+    with pytest.raises(InputError, match=f"incomplete: no region of kind '{kind}'") as caught:
+        profile.memory()
+    assert "[[memory.region]]" in caught.value.hint
+
+
+def test_cycles_per_instruction_are_checked(tmp_path: Path) -> None:
+    text = (devices.shipped_dir() / "nucleo-l4r5zi" / "profile.toml").read_text()
+    folder = tmp_path / "nucleo-l4r5zi"
+    folder.mkdir()
+    path = folder / "profile.toml"
+    path.write_text(text.replace("mean = 1.52", "mean = 2.52"))
+    with pytest.raises(InputError, match=r"mean: 2\.52 is not between low and high"):
+        load_file(path)
+    path.write_text(text.replace("mean = 1.52\n", ""))
+    with pytest.raises(InputError, match="mean is missing"):
+        load_file(path)
+    with pytest.raises(InputError, match="has no source"):
+        replace(devices.load("nucleo-l4r5zi"), provenance={})
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -59,7 +110,7 @@ def test_unknown_device_suggests_near_misses() -> None:
     assert "did you mean rpi4" in caught.value.hint
     with pytest.raises(InputError, match="unknown device") as caught:
         devices.load("zzz")
-    assert "known devices: local, mps3-an547" in caught.value.hint
+    assert "known devices: esp32c3, local, mps3-an547" in caught.value.hint
 
 
 @pytest.mark.parametrize("name", ["", "..", "-x", "rpi4\x00", "a" * 5000])
