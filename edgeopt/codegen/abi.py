@@ -11,6 +11,9 @@ parameter. Parts write disjoint outputs and have scratch of their own, so they m
 or at the same time; a kernel that is not divided has no such parameter.
 
 Pointers of activations and scratch are aligned to 16 bytes, constants to 64.
+
+A kernel that works through its output in order can have its output written over its input while it
+reads it, and takes no second map (see `KernelFunction.ordered_pixels`).
 """
 
 from __future__ import annotations
@@ -35,7 +38,17 @@ class Arg:
 
 @dataclass(frozen=True, slots=True)
 class KernelFunction:
-    """A kernel's symbol, parameters and working memory (of all parts together)."""
+    """A kernel's symbol, parameters and working memory (of all parts together).
+
+    ``ordered_pixels`` is a promise about input 0, made by kernels with a window (1x1 included) and
+    one part: cut the output's pixels, row by row, into blocks of so many; once any element of a
+    block is written, what is still read of the input lies in memory at or behind the start of the
+    windows (padding left out) of that block's and later pixels. So a kernel that finishes whole
+    output rows, in whatever order inside a row, states the row's width; one that finishes two rows
+    at a time, twice that; one that handles two pixels at a time with all their channels, 2. Reading
+    earlier, into registers or scratch, is always allowed; so is reading bytes that are not used.
+    0 promises nothing.
+    """
 
     key: OpKey
     symbol: str
@@ -45,6 +58,7 @@ class KernelFunction:
     choice: Choice = MODEL  # how it is tiled
     parts: int = 1  # it is divided into; each call computes one
     saved_cycles: float = 0.0  # by dividing it, estimated
+    ordered_pixels: int = 0  # output pixels it finishes at a time, in order; 0: in any order
 
 
 def symbol_of(key: OpKey, choice: Choice = MODEL) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
-from edgeopt.core.kernels import Kernel, KernelGraph
+from edgeopt.core.kernels import Kernel, KernelGraph, OpKey
+from edgeopt.core.network import DTYPE_BYTES
 
 #: Kernels whose every output element depends on the same element of input 0 (and others).
 _ELEMENTWISE = frozenset({"activation", "add", "mul", "scale", "copy"})
+
+#: Kernels whose output pixel depends on a window of input 0.
+_WINDOWED = frozenset({"pointwise", "depthwise", "conv2d", "maxpool", "avgpool", "irb"})
 
 
 def scratch_name(kernel: str) -> str:
@@ -29,6 +34,33 @@ def overwritable(kernel: Kernel) -> tuple[int, ...]:
         return ()
     # The gate of a `scale` is read for every pixel; only the map is elementwise.
     return (0, 1) if key.op in ("add", "mul") and len(kernel.inputs) == 2 else (0,)
+
+
+@functools.lru_cache(maxsize=65536)
+def overlap_distance(key: OpKey, ordered_pixels: int) -> int | None:
+    """How many bytes before its input a kernel's output must start to be written over it.
+
+    Follows from what `KernelFunction.ordered_pixels` promises: block after block of output pixels,
+    what has been written must end before what is still read begins. None where nothing is promised.
+    """
+    if ordered_pixels <= 0 or key.op not in _WINDOWED:
+        return None
+    if len(key.in_shape) != 3 or len(key.out_shape) != 3:
+        return None
+    rows, columns, channels = key.out_shape
+    wide = key.in_shape[1]
+    pixel = key.in_shape[2] * DTYPE_BYTES[key.dtype]
+    written = channels * DTYPE_BYTES[key.out_dtype]
+    tops = [max(0, row * key.strides[0] - key.pads[0]) for row in range(rows + 1)]
+    distance = 0
+    for first in range(0, rows * columns, ordered_pixels):
+        row, column = divmod(first, columns)
+        unread = tops[row] * wide + max(0, column * key.strides[1] - key.pads[1])
+        if row + 1 < rows:  # the next row's windows begin at the left again
+            unread = min(unread, tops[row + 1] * wide)
+        ends = min(first + ordered_pixels, rows * columns)
+        distance = max(distance, ends * written - unread * pixel)
+    return distance
 
 
 def scratch_list(
