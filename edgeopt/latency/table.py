@@ -1,7 +1,8 @@
 """Measured latency tables: kernel -> measurement, for one device, runtime and thread count.
 
 A table is a text file of JSON lines: a header, then one line a kernel. It is written in one step,
-sorted, so that two tables can be compared with ordinary tools.
+sorted, so that two tables can be compared with ordinary tools. What later versions added is
+optional: a table without it is written and read as schema 1.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from typing import Any, NoReturn
 
 from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.errors import InputError, suggest
+from edgeopt.core.estimates import Source
 from edgeopt.core.files import read_bytes, write_atomic
 from edgeopt.core.kernels import OpKey
+from edgeopt.latency.truth import HeldOut, Truth
 
 FORMAT = "edgeopt-latency-table"
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)
 SUFFIX = ".latency.jsonl"
 MAX_BYTES = 256 * 1024 * 1024
 MAX_ENTRIES = 1_000_000
@@ -38,6 +42,7 @@ class Measurement:
         windows: separate visits to the kernel, interleaved with the others.
         disturbed: windows visibly slower than the kernel's best, left out of the median.
         choice: the tiling that was timed: the best of those measured, or the model's.
+        origin: where the row came from, in a table that was merged from several.
     """
 
     median_ns: float
@@ -47,6 +52,7 @@ class Measurement:
     windows: int = 1
     disturbed: int = 0
     choice: Choice = MODEL
+    origin: str = ""
 
     def __post_init__(self) -> None:
         good = math.isfinite(self.median_ns) and self.median_ns > 0
@@ -60,8 +66,13 @@ class Measurement:
 class Calibration:
     """From the sum of single kernels to a whole network, and how well that predicts.
 
-    latency = scale * sum + per_kernel_ns * kernels + per_weight_byte_ns * bytes + per_network_ns.
-    The error figures are of networks left out of the fit.
+    latency = scale * sum + per_kernel_ns * kernels + per_weight_byte_ns * bytes + per_network_ns,
+    where the sum takes a kernel's time in networks where `LatencyTable.in_network` has it, already
+    scaled. The error figures are of networks left out of the fit.
+
+    Attributes:
+        method: what predicted left-out networks best: ``isolated``, ``decomposition`` or ``both``.
+        candidates: every method that was tried, with its error (MAPE) on left-out networks.
     """
 
     scale: float
@@ -76,9 +87,12 @@ class Calibration:
     spearman: float
     low: float  # 5 % and 95 % quantiles of measured / predicted
     high: float
+    method: str = "isolated"
+    candidates: tuple[tuple[str, float], ...] = ()
 
     def __post_init__(self) -> None:
-        values = [getattr(self, item.name) for item in fields(self)]
+        values = [getattr(self, item.name) for item in fields(self)[:12]]
+        values += [error for _, error in self.candidates]
         good = all(math.isfinite(value) for value in values) and self.scale > 0
         if not good or not 0 < self.low <= 1 <= self.high or self.networks < 1:
             raise InputError(f"a calibration cannot be {asdict(self)}")
@@ -94,6 +108,9 @@ class LatencyTable:
         runtime: what ran the kernels: ``edgeopt`` or ``onnxruntime``.
         runtime_version: changes whenever the same key would run different code.
         conditions: what was read of the machine while measuring (governor, temperature...).
+        in_network: nanoseconds that a kernel takes within networks, as found by decomposing them.
+        truth: how whole networks that nothing was fitted to came out.
+        source: how the times are known; those of an emulator are simulated.
     """
 
     device: str
@@ -104,12 +121,19 @@ class LatencyTable:
     entries: Mapping[OpKey, Measurement]
     conditions: Mapping[str, str] = field(default_factory=dict)
     calibration: Calibration | None = None
+    in_network: Mapping[OpKey, float] = field(default_factory=dict)
+    truth: Truth | None = None
+    source: Source = Source.MEASURED
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "entries", MappingProxyType(dict(self.entries)))
+        object.__setattr__(self, "in_network", MappingProxyType(dict(self.in_network)))
         object.__setattr__(self, "conditions", MappingProxyType(dict(self.conditions)))
         if self.threads < 1:
             raise InputError(f"{self.threads} threads are not possible", where="latency table")
+        for key, value in self.in_network.items():
+            if not (math.isfinite(value) and value > 0):
+                raise InputError(f"{key} cannot take {value} ns in networks", where="latency table")
 
     @property
     def identity(self) -> tuple[str, str, str, str, int]:
@@ -118,6 +142,8 @@ class LatencyTable:
 
     def merged(self, newer: LatencyTable) -> LatencyTable:
         """Both tables' entries, ``newer``'s where both have one.
+
+        What was fitted on whole networks is ``newer``'s if it has it, else this one's.
 
         Raises:
             InputError: the tables are of different devices, runtimes or thread counts.
@@ -129,10 +155,18 @@ class LatencyTable:
                     f"tables of different {name} cannot be merged: {old!r} and {new!r}",
                     hint="keep them as two tables",
                 )
+        if self.source != newer.source:
+            raise InputError(
+                f"{self.source} times cannot be merged with {newer.source} ones",
+                hint="keep them as two tables",
+            )
+        fitted = newer if newer.calibration is not None else self
         return replace(
             newer,
             entries={**self.entries, **newer.entries},
-            calibration=newer.calibration or self.calibration,
+            calibration=fitted.calibration,
+            in_network=fitted.in_network,
+            truth=fitted.truth,
         )
 
     @property
@@ -154,22 +188,39 @@ class LatencyTable:
         Raises:
             InputError: the folder is missing or cannot be written.
         """
+        later = {
+            "in_network": {str(key): ns for key, ns in sorted(self.in_network.items())},
+            "truth": None if self.truth is None else asdict(self.truth),
+            "source": None if self.source is Source.MEASURED else self.source.value,
+        }
+        later = {name: value for name, value in later.items() if value}
+        calibration = None if self.calibration is None else asdict(self.calibration)
+        if calibration is not None and not self.calibration.candidates:  # type: ignore[union-attr]
+            del calibration["method"], calibration["candidates"]
+        new = (
+            later
+            or "method" in (calibration or ())
+            or any(entry.origin for entry in self.entries.values())
+        )
         header = {
             "format": FORMAT,
-            "schema": SCHEMA,
+            "schema": SCHEMA if new else 1,
             "device": self.device,
             "fingerprint": self.fingerprint,
             "runtime": self.runtime,
             "runtime_version": self.runtime_version,
             "threads": self.threads,
             "conditions": dict(sorted(self.conditions.items())),
-            "calibration": None if self.calibration is None else asdict(self.calibration),
+            "calibration": calibration,
+            **later,
         }
         lines = [json.dumps(header, ensure_ascii=False)]
         for text, entry in sorted((str(key), value) for key, value in self.entries.items()):
             values = {**asdict(entry), "choice": str(entry.choice)}
             if entry.choice == MODEL:
                 del values["choice"]
+            if not entry.origin:
+                del values["origin"]
             lines.append(json.dumps({"key": text, **values}))
         write_atomic(path, "\n".join(lines) + "\n")
 
@@ -178,6 +229,8 @@ _HEADER = (
     "format", "schema", "device", "fingerprint", "runtime", "runtime_version", "threads",
     "conditions", "calibration",
 )  # fmt: skip
+_LATER = ("in_network", "truth", "source")
+_OPTIONAL = ("choice", "origin")
 
 
 def load_table(path: Path) -> LatencyTable:
@@ -191,40 +244,29 @@ def load_table(path: Path) -> LatencyTable:
         lines.pop()
     if not lines:
         raise InputError("the table is empty", where=str(path), hint="measure it again")
-    header = _object(lines[0], path, 1, _HEADER)
+    header = _object(lines[0], path, 1, _HEADER, _LATER)
     if header["format"] != FORMAT:
         _refuse(path, 1, f"format is {header['format']!r}, not {FORMAT!r}")
-    if header["schema"] != SCHEMA:
-        _refuse(path, 1, f"schema {header['schema']!r} is not known; this edgeopt reads {SCHEMA}")
+    if header["schema"] not in READABLE:
+        _refuse(
+            path, 1, f"schema {header['schema']!r} is not known; this edgeopt reads "
+            f"{' and '.join(map(str, READABLE))}",
+        )  # fmt: skip
     if len(lines) > MAX_ENTRIES:
         _refuse(path, MAX_ENTRIES, f"more than {MAX_ENTRIES} lines")
     entries: dict[OpKey, Measurement] = {}
-    names = ("key", *(item.name for item in fields(Measurement) if item.name != "choice"))
     for number, line in enumerate(lines[1:], start=2):
-        values = _object(line, path, number, names, ("choice",))
-        try:
-            key = OpKey.parse(_typed(values.pop("key"), str, "key", path, number))
-            entry = Measurement(
-                median_ns=_number(values["median_ns"], "median_ns", path, number),
-                spread_ns=_number(values["spread_ns"], "spread_ns", path, number),
-                **{
-                    name: _typed(values[name], int, name, path, number)
-                    for name in ("samples", "outliers", "windows", "disturbed")
-                },
-                choice=Choice.parse(
-                    _typed(values.get("choice", str(MODEL)), str, "choice", path, number)
-                ),
-            )
-        except InputError as error:
-            if error.where.startswith(str(path)):
-                raise
-            _refuse(path, number, str(error.what))
+        key, entry = _entry(line, path, number)
         if key in entries:
             _refuse(path, number, f"the kernel {key} appears twice")
         entries[key] = entry
     conditions = _typed(header["conditions"], dict, "conditions", path, 1)
     if not all(isinstance(value, str) for value in conditions.values()):
         _refuse(path, 1, "conditions must be texts")
+    source = _typed(header.get("source", Source.MEASURED.value), str, "source", path, 1)
+    if source not in tuple(Source):
+        _refuse(path, 1, f"source {source[:60]!r} is not known; {suggest(source[:60], Source)}")
+    inside = _typed(header.get("in_network", {}), dict, "in_network", path, 1)
     try:
         return LatencyTable(
             **{
@@ -235,6 +277,11 @@ def load_table(path: Path) -> LatencyTable:
             entries=entries,
             conditions=conditions,
             calibration=_calibration(header["calibration"], path),
+            in_network={
+                OpKey.parse(key): _number(ns, "in_network", path, 1) for key, ns in inside.items()
+            },
+            truth=_truth(header.get("truth"), path),
+            source=Source(source),
         )
     except InputError as error:
         if error.where.startswith(str(path)):
@@ -242,14 +289,72 @@ def load_table(path: Path) -> LatencyTable:
         _refuse(path, 1, error.what)
 
 
+def _entry(line: bytes, path: Path, number: int) -> tuple[OpKey, Measurement]:
+    names = ("key", *(i.name for i in fields(Measurement) if i.name not in _OPTIONAL))
+    values = _object(line, path, number, names, _OPTIONAL)
+    try:
+        key = OpKey.parse(_typed(values.pop("key"), str, "key", path, number))
+        return key, Measurement(
+            median_ns=_number(values["median_ns"], "median_ns", path, number),
+            spread_ns=_number(values["spread_ns"], "spread_ns", path, number),
+            **{
+                name: _typed(values[name], int, name, path, number)
+                for name in ("samples", "outliers", "windows", "disturbed")
+            },
+            choice=Choice.parse(
+                _typed(values.get("choice", str(MODEL)), str, "choice", path, number)
+            ),
+            origin=_typed(values.get("origin", ""), str, "origin", path, number),
+        )
+    except InputError as error:
+        if error.where.startswith(str(path)):
+            raise
+        _refuse(path, number, str(error.what))
+
+
 def _calibration(value: object, path: Path) -> Calibration | None:
     if value is None:
         return None
-    names = tuple(item.name for item in fields(Calibration))
-    checked = _keys(_typed(value, dict, "calibration", path, 1), path, 1, names)
+    later = ("method", "candidates")
+    names = tuple(item.name for item in fields(Calibration) if item.name not in later)
+    checked = _keys(_typed(value, dict, "calibration", path, 1), path, 1, names, later)
     networks = _typed(checked.pop("networks"), int, "networks", path, 1)
+    method = _typed(checked.pop("method", "isolated"), str, "method", path, 1)
+    tried = _typed(checked.pop("candidates", []), list, "candidates", path, 1)
+    if not all(isinstance(item, list) and len(item) == 2 for item in tried):
+        _refuse(path, 1, "candidates must be pairs of a method and its error")
+    candidates = tuple(
+        (_typed(name, str, "candidates", path, 1), _number(error, "candidates", path, 1))
+        for name, error in tried
+    )
     numbers = {name: _number(item, name, path, 1) for name, item in checked.items()}
-    return Calibration(networks=networks, **numbers)
+    return Calibration(networks=networks, method=method, candidates=candidates, **numbers)
+
+
+def _truth(value: object, path: Path) -> Truth | None:
+    if value is None:
+        return None
+    names = tuple(item.name for item in fields(Truth))
+    checked = _keys(_typed(value, dict, "truth", path, 1), path, 1, names)
+    names = tuple(item.name for item in fields(HeldOut))
+    rows = [
+        _keys(_typed(row, dict, "a row of truth", path, 1), path, 1, names)
+        for row in _typed(checked.pop("rows"), list, "truth", path, 1)
+    ]
+    networks = _typed(checked.pop("networks"), int, "networks", path, 1)
+    worst = _typed(checked.pop("worst"), str, "worst", path, 1)
+    return Truth(
+        networks=networks,
+        worst=worst,
+        rows=tuple(
+            HeldOut(
+                name=_typed(row.pop("name"), str, "name", path, 1),
+                **{name: _number(item, name, path, 1) for name, item in row.items()},
+            )
+            for row in rows
+        ),
+        **{name: _number(item, name, path, 1) for name, item in checked.items()},
+    )
 
 
 def _refuse(path: Path, line: int, what: str) -> NoReturn:
@@ -285,7 +390,7 @@ def _keys(
 
 def _typed(value: Any, kind: type, name: str, path: Path, number: int) -> Any:
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
-        nouns = {str: "a text", int: "an integer", dict: "an object"}
+        nouns = {str: "a text", int: "an integer", dict: "an object", list: "a list"}
         _refuse(path, number, f"{name} must be {nouns[kind]}")
     return value
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,14 @@ from keys import many, table_of
 
 from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.errors import InputError
+from edgeopt.core.estimates import Source
 from edgeopt.latency.table import Calibration, LatencyTable, Measurement, load_table
+from edgeopt.latency.truth import HeldOut, judge
 
 CALIBRATION = Calibration(1.1, 20.0, 0.01, 500.0, 30, 0.03, 0.09, 0.8, 1.0, 0.99, 0.95, 1.05)
+
+
+CANDIDATES = {**asdict(CALIBRATION), "candidates": ["both"]}
 
 
 @pytest.fixture
@@ -46,6 +51,29 @@ def test_choices_survive_and_tables_without_them_load(table: LatencyTable, tmp_p
     assert table.merged(again).choices == chosen
 
 
+def test_what_was_added_later_is_kept_and_tables_without_it_stay_as_they_were(
+    table: LatencyTable, tmp_path: Path
+) -> None:
+    path = tmp_path / "t.latency.jsonl"
+    table.save(path)
+    assert json.loads(path.read_text().splitlines()[0])["schema"] == 1
+    keys = list(table.entries)
+    rows = [HeldOut(f"n{i}", 100.0 + i, 101.0, 0.01) for i in range(12)]
+    full = replace(
+        table,
+        entries={**table.entries, keys[0]: replace(table.entries[keys[0]], origin="pi at 12:00")},
+        calibration=replace(CALIBRATION, method="both", candidates=(("both", 0.02),)),
+        in_network={keys[1]: 12.5},
+        truth=judge(rows),
+        source=Source.SIMULATED,
+    )
+    full.save(path)
+    assert json.loads(path.read_text().splitlines()[0])["schema"] == 2
+    assert load_table(path) == full
+    with pytest.raises(InputError, match="simulated times cannot be merged with measured"):
+        full.merged(table)
+
+
 Change = Callable[[list[str]], None]
 
 
@@ -75,7 +103,13 @@ def raw(number: int, text: str) -> Change:
 @pytest.mark.parametrize(
     ("change", "line", "message"),
     [
-        (header(schema=2), 1, "schema 2 is not known"),
+        (header(schema=3), 1, "schema 3 is not known; this edgeopt reads 1 and 2"),
+        (header(source="guessed"), 1, "source 'guessed' is not known"),
+        (header(in_network={"linear in_shape=4 out_shape=4": 0.0}), 1, "0.0 ns in networks"),
+        (header(in_network={"linear in_shape=4": 1.0}), 1, "are required"),
+        (header(truth={"networks": 3}), 1, "mape is missing"),
+        (header(calibration=CANDIDATES), 1, "candidates must be pairs"),
+        (entry(origin=3), 4, "origin must be a text"),
         (header(format="csv"), 1, "format is 'csv'"),
         (header(thread=1), 1, "unknown key 'thread'; did you mean threads?"),
         (header(threads="1"), 1, "threads must be an integer"),
