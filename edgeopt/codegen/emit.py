@@ -107,6 +107,7 @@ def render(
     vectors: TestVectors | None = None,
     embed_vectors: int = 1,
     text_weight_bytes: int = runner.TEXT_WEIGHT_BYTES,
+    constant_alignment_bytes: int = runner.CONSTANT_ALIGNMENT_BYTES,
 ) -> Code:
     """Render a network's C.
 
@@ -125,6 +126,7 @@ def render(
         embed_vectors: how many of them the self-test embeds; 0 for none.
         text_weight_bytes: constants beyond this are not written as C text, but as a file that
             the assembler includes.
+        constant_alignment_bytes: what the kernels need.
 
     Raises:
         ValueError: the parts contradict each other (a bug, not a user's mistake).
@@ -133,7 +135,7 @@ def render(
     embedded = vectors.first(embed_vectors) if vectors is not None and embed_vectors else None
     model = runner.build(
         graph, plan, functions, constants, name=name, symbol_prefix=prefix, vectors=embedded,
-        text_weight_bytes=text_weight_bytes,
+        text_weight_bytes=text_weight_bytes, constant_alignment_bytes=constant_alignment_bytes,
     )  # fmt: skip
     lines = banner(origin)
     net = model.id

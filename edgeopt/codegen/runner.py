@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from edgeopt.codegen.storage import scratch_name
 from edgeopt.codegen.testvectors import TestVectors
 from edgeopt.core.kernels import Kernel, KernelGraph, MemoryPlan
 from edgeopt.core.network import Array, Tensor
+from edgeopt.core.target import TargetSpec
 
 #: Status codes and their texts: the enumeration, the texts and the documentation come from here.
 STATUSES = (
@@ -30,6 +32,7 @@ STATUSES = (
     ("ERROR_NOT_READY", "the context is not initialised"),
     ("ERROR_KERNEL", "a kernel failed"),
     ("ERROR_SELF_TEST", "the outputs differ from the reference"),
+    ("ERROR_WEIGHTS", "the constants differ from those that were generated"),
 )
 
 #: Threads of a pool at most: EDGEOPT_POOL_MAX_THREADS of runtime/edgeopt_pool.h.
@@ -38,6 +41,14 @@ MAX_THREADS = 16
 #: Alignment that plans should give buffers: a cache line, so that no vector access is split.
 #: Kernels rely on less (`ACTIVATION_ALIGNMENT_BYTES`).
 BUFFER_ALIGNMENT_BYTES = 64
+
+#: The same for microcontrollers: no cache lines, and every padding byte counts.
+FIRMWARE_BUFFER_ALIGNMENT_BYTES = 16
+#: Alignment of constants: of processors with wide vectors, and of microcontrollers.
+CONSTANT_ALIGNMENT_BYTES, FIRMWARE_CONSTANT_ALIGNMENT_BYTES = 64, 4
+
+#: Architectures whose programs are firmware.
+FIRMWARE_ARCHES = frozenset({"armv6m", "armv7em", "armv8m", "riscv32"})
 
 #: Constants beyond this are not written as C text: 20 MB of them cost gcc 25 s and 1 GB.
 TEXT_WEIGHT_BYTES = 4_000_000
@@ -122,6 +133,11 @@ class VectorsView:
         """Whether any output is compared with a tolerance."""
         return any(v.bounds for v in self.outputs)
 
+    @property
+    def any_exact(self) -> bool:
+        """Whether any output is compared byte by byte."""
+        return any(not v.bounds for v in self.outputs)
+
 
 @dataclass(frozen=True, slots=True)
 class ConstantView:
@@ -150,6 +166,8 @@ class RunnerModel:
     io_alignment: int
     self_test_arena_bytes: int  # the arena, and behind it room for the outputs
     weight_bytes: int
+    weight_alignment: int
+    weight_crc: str  # CRC-32 (IEEE) of the constants back to back
     inputs: tuple[TensorView, ...]
     outputs: tuple[TensorView, ...]
     functions: tuple[FunctionView, ...]
@@ -163,6 +181,20 @@ class RunnerModel:
     def threads(self) -> int:
         """How many threads the network can use; with 1 there is nothing of threads in its code."""
         return max((call.parts for call in self.calls), default=1)
+
+
+def buffer_alignment(target: TargetSpec) -> int:
+    """What plans for a processor should align buffers to."""
+    if target.arch in FIRMWARE_ARCHES:
+        return FIRMWARE_BUFFER_ALIGNMENT_BYTES
+    return BUFFER_ALIGNMENT_BYTES
+
+
+def constant_alignment(target: TargetSpec) -> int:
+    """What the constants of a processor's kernels are aligned to."""
+    if target.arch in FIRMWARE_ARCHES:
+        return FIRMWARE_CONSTANT_ALIGNMENT_BYTES
+    return CONSTANT_ALIGNMENT_BYTES
 
 
 def statuses() -> tuple[Status, ...]:
@@ -189,6 +221,7 @@ def build(
     symbol_prefix: str,
     vectors: TestVectors | None,
     text_weight_bytes: int = TEXT_WEIGHT_BYTES,
+    constant_alignment_bytes: int = CONSTANT_ALIGNMENT_BYTES,
 ) -> RunnerModel:
     """Check the parts against each other and bring them into the form of the templates.
 
@@ -201,6 +234,7 @@ def build(
         symbol_prefix: in front of every function's symbol in the objects.
         vectors: to embed for the self-test.
         text_weight_bytes: constants beyond this go into a file that the assembler includes.
+        constant_alignment_bytes: what the kernels need.
 
     Raises:
         ValueError: the parts contradict each other, which is a bug of what made them.
@@ -245,6 +279,8 @@ def build(
         io_alignment=ACTIVATION_ALIGNMENT_BYTES,
         self_test_arena_bytes=offsets[-1],
         weight_bytes=pool.size_bytes,
+        weight_alignment=constant_alignment_bytes,
+        weight_crc=f"{zlib.crc32(weights_file(pool)):#010x}",
         inputs=_tensors([graph.tensors[n] for n in graph.inputs]),
         outputs=_tensors(outputs),
         functions=_prototypes(functions, symbol_prefix),

@@ -99,7 +99,7 @@ def make_artifact(
         kernel.name: function.scratch_bytes
         for kernel, function in zip(graph.kernels, functions, strict=True)
     }
-    memory = plan(graph, scratch, alignment=runner.BUFFER_ALIGNMENT_BYTES)
+    memory = plan(graph, scratch, alignment=runner.buffer_alignment(target))
     check_plan(graph, memory, scratch)
     return Artifact(target, graph, tuple(functions), tuple(constants), memory)
 

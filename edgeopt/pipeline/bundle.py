@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgeopt.codegen import emit, packagings
+from edgeopt.codegen import emit, packagings, runner
 from edgeopt.codegen.emit import Code, Origin
 from edgeopt.codegen.packagings import Package
 from edgeopt.codegen.testvectors import TestVectors
@@ -117,6 +117,7 @@ def render_code(
         origin=Origin(command, versions(), dict(inputs)),
         vectors=vectors,
         embed_vectors=min(EMBEDDED_VECTORS, vectors.count),
+        constant_alignment_bytes=runner.constant_alignment(artifact.target),
     )
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from edgeopt.codegen import carrays, emit, programs, runner, toolchain
 from edgeopt.codegen.toolchain import STRICT_FLAGS, Compiler
+from edgeopt.core.errors import ToolError
 from edgeopt.core.kernels import KernelGraph, MemoryPlan
 from edgeopt.core.network import Tensor
 
@@ -152,7 +153,7 @@ def test_library_objects_need_nothing_and_own_no_writable_data(
         symbols = {line.split()[-1]: line.split()[-2] for line in listing}
         undefined = {s for s, kind in symbols.items() if kind in "Uu"}
         foreign = {s for s in undefined if not s.startswith(net)}
-        assert foreign <= {"memcpy", "memcmp", "memset", "_GLOBAL_OFFSET_TABLE_"}, path
+        assert foreign <= {"memcpy", "memset", "_GLOBAL_OFFSET_TABLE_"}, path
         assert not {s for s, kind in symbols.items() if kind in "dDbBCsS"}, path
         exported = {s for s, kind in symbols.items() if kind.isupper() and kind != "U"}
         assert all(s.startswith(f"{net}_") for s in exported), path
@@ -247,6 +248,66 @@ def test_every_misuse_gives_its_status(needs_tool: Callable[[str], str], tmp_pat
         check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "")
+
+
+INIT = r"""
+#include <stdio.h>
+#include "net.h"
+static NET_ALIGNED unsigned char arena[NET_ARENA_BYTES];
+int main(void) {
+    net_ctx ctx = {0};
+    net_status status = net_init(&ctx, arena, sizeof arena);
+    (void)puts(net_status_text(status));
+    return (int)status;
+}
+"""
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize("check", [False, True])
+def test_init_checks_the_constants_where_asked_to(
+    tmp_path: Path, check: bool, damaged: bool
+) -> None:
+    """One flipped bit of any constant is found, but only when compiled to look."""
+    code = compiled(tmp_path, "net")
+    if damaged:
+        path = "src/net_weights.c"
+        last = re.findall(rb"0x[0-9a-f]+", code.files[path])[-1]
+        flipped = hex(int(last, 16) ^ (1 << 30)).encode()
+        text = flipped.join(code.files[path].rsplit(last, 1))
+        code = dataclasses.replace(code, files={**code.files, path: text})
+    flags = (*STRICT_FLAGS, *(("-DNET_CHECK_WEIGHTS=1",) if check else ()))
+    compiler = toolchain.find_for(toolchain.host_arch())
+    program = build_by_hand(tmp_path, compiler, INIT, [code], flags=flags)
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    wrong = "the constants differ from those that were generated\n"
+    assert done.stdout == (wrong if check and damaged else "success\n")
+
+
+@pytest.mark.parametrize("text_weight_bytes", [0, runner.TEXT_WEIGHT_BYTES])
+def test_macros_place_the_constants(
+    text_weight_bytes: int, needs_tool: Callable[[str], str], tmp_path: Path
+) -> None:
+    objdump = needs_tool("objdump")
+    code = render(name="net", text_weight_bytes=text_weight_bytes, constant_alignment_bytes=4)
+    write(code, tmp_path)
+    compiler = toolchain.find_for(toolchain.host_arch())
+
+    def sections(**defines: str) -> str:
+        toolchain.compile_object(
+            compiler, tmp_path / "src" / "net_weights.c", tmp_path / "w.o",
+            includes=(tmp_path / "src",), defines=defines, flags=STRICT_FLAGS, work=tmp_path,
+        )  # fmt: skip
+        return subprocess.run(
+            [objdump, "-h", tmp_path / "w.o"], capture_output=True, text=True, check=True
+        ).stdout
+
+    assert re.search(r"\.rodata .* 2\*\*[2-4]\n", sections())
+    moved = sections(NET_WEIGHTS_SECTION='".ext_flash"', NET_WEIGHTS_ALIGNMENT="256")
+    assert re.search(r"\.ext_flash .* 2\*\*8\n.*READONLY", moved)
+    assert not re.search(r"\.rodata ", moved)
+    with pytest.raises(ToolError, match="constants aligned to 4 bytes"):
+        sections(NET_WEIGHTS_ALIGNMENT="2")
 
 
 TWO = r"""
