@@ -43,7 +43,11 @@ $(VENV)/.tested: $(VENV)/.installed
 # Tools the tests start: compilers, emulators, a browser. Tests skip, saying so, where one is
 # missing; as root on Debian this installs them.
 TOOLS := cmake:cmake gcc:gcc clang:clang qemu-aarch64:qemu-user \
-	aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu chromium:chromium bochs:bochs bochs:bochs-term
+	aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu chromium:chromium bochs:bochs bochs:bochs-term \
+	arm-none-eabi-gcc:gcc-arm-none-eabi arm-none-eabi-gcc:libnewlib-arm-none-eabi \
+	riscv64-unknown-elf-gcc:gcc-riscv64-unknown-elf \
+	riscv64-unknown-elf-gcc:picolibc-riscv64-unknown-elf \
+	qemu-system-arm:qemu-system-arm qemu-system-riscv32:qemu-system-misc
 tools:
 	@missing=""; for pair in $(TOOLS); do \
 	  command -v $${pair%%:*} >/dev/null 2>&1 || missing="$$missing $${pair##*:}"; done; \

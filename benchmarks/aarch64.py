@@ -23,11 +23,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from arm64_programs import CPUS, QEMU, Cpu, Program, build, count, plugin, prefix, userland
+from arm64_programs import CPUS, QEMU, Cpu, Program, build, count, prefix, userland
 from models import MODELS, prepare
 from peers import PEERS, PeerError, Worker, environment, interpreter
 
 from edgeopt.codegen.abi import symbol_of
+from edgeopt.codegen.machines.emulate import counting_plugin
 from edgeopt.core.files import digest, write_atomic
 
 CACHE = Path(__file__).resolve().parent.parent / ".cache"
@@ -121,7 +122,7 @@ def main() -> None:
     parser.add_argument("--peers", nargs="*", default=["onnxruntime", "litert"])
     parser.add_argument("--kernels", action="store_true", help="list our kernels as well")
     options = parser.parse_args()
-    library = plugin(CACHE / "arm64")
+    library = counting_plugin()
     root = userland(CACHE / "arm64") if options.peers else Path()
     print(f"{'processor':>10} {'model':<16} {'type':>4} {'MMAC':>7} {'edgeopt':>12} "
           f"{'mac/insn':>8} {'onnxruntime':>12} {'litert':>12} {'x ort':>6} "

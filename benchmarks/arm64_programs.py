@@ -89,16 +89,6 @@ def call(command: Sequence[str | Path]) -> str:
     return done.stdout
 
 
-def plugin(cache: Path) -> Path:
-    """The counting plugin, built from its source."""
-    source, library = QEMU / "insncount.c", cache / "libinsncount.so"
-    if not library.exists() or library.stat().st_mtime < source.stat().st_mtime:
-        cache.mkdir(parents=True, exist_ok=True)
-        flags = ["-O2", "-Wall", "-Wextra", "-shared", "-fPIC"]
-        call([need("gcc", "gcc"), *flags, "-o", library, source])
-    return library
-
-
 def userland(cache: Path) -> Path:
     """A folder of arm64 packages and wheels that the peers run in; fetched once.
 
@@ -258,4 +248,4 @@ def _link(files: dict[str, bytes], folder: Path) -> Path:
     return built.paths["repeat"]
 
 
-__all__ = ["CPUS", "Cpu", "Program", "build", "count", "plugin", "prefix", "symbol_of", "userland"]
+__all__ = ["CPUS", "Cpu", "Program", "build", "count", "prefix", "symbol_of", "userland"]

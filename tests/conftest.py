@@ -24,6 +24,12 @@ INSTALL = {
     "cmake": "apt-get install -y cmake",
     "bochs": "apt-get install -y bochs bochs-term",
     "chromium": "apt-get install -y chromium",
+    "arm-none-eabi-gcc": "apt-get install -y gcc-arm-none-eabi libnewlib-arm-none-eabi",
+    "riscv64-unknown-elf-gcc": (
+        "apt-get install -y gcc-riscv64-unknown-elf picolibc-riscv64-unknown-elf"
+    ),
+    "qemu-system-arm": "apt-get install -y qemu-system-arm",
+    "qemu-system-riscv32": "apt-get install -y qemu-system-misc",
     "aarch64-linux-gnu-gcc": "apt-get install -y gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
 }
 

@@ -32,6 +32,19 @@ _INSTALL = {
     "x86_64": "apt-get install gcc, or pip install ziglang",
     "aarch64": "apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross, "
     "or pip install ziglang",
+    **dict.fromkeys(
+        ("armv6m", "armv7em", "armv8m"),
+        "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi",
+    ),
+    "riscv32": "apt-get install gcc-riscv64-unknown-elf picolibc-riscv64-unknown-elf",
+}
+
+#: Compilers for processors that run without an operating system.
+_BARE = {
+    "armv6m": ("arm-none-eabi-gcc",),
+    "armv7em": ("arm-none-eabi-gcc",),
+    "armv8m": ("arm-none-eabi-gcc",),
+    "riscv32": ("riscv32-unknown-elf-gcc", "riscv64-unknown-elf-gcc"),
 }
 
 
@@ -59,6 +72,11 @@ class Compiler:
     def name(self) -> str:
         """The program's name without its folder."""
         return "zig cc" if self.zig else Path(self.argv[0]).name
+
+    @property
+    def is_bare(self) -> bool:
+        """It builds for processors without an operating system."""
+        return self.arch in _BARE
 
 
 def host_arch() -> str:
@@ -100,8 +118,10 @@ def find_for(
         ToolError: none is installed; the message names what to install.
     """
     usual = [f"{arch}-linux-gnu-gcc"] + (["gcc", "clang", "cc"] if arch == host_arch() else [])
+    if arch == "riscv32":
+        c_flags = (*c_flags, "--specs=picolibc.specs")
     tried = []
-    for program in dict.fromkeys((*candidates, *usual, "zig")):
+    for program in dict.fromkeys((*candidates, *(_BARE.get(arch) or (*usual, "zig")))):
         tried.append("ziglang" if program == "zig" else program)
         prefix = _zig(arch) if program == "zig" else _on_path(program)
         if prefix is None:
@@ -141,12 +161,18 @@ def _zig_flags(flags: Sequence[str]) -> tuple[str, ...]:
 
 
 def _probe(compiler: Compiler) -> str | None:
-    """Version, or None when it cannot compile and link an empty program."""
+    """Version, or None when it cannot compile and link an empty program.
+
+    Without an operating system how programs are linked is the board's affair: compiling is enough.
+    """
     with tempfile.TemporaryDirectory(prefix="edgeopt-") as folder:
         source = Path(folder) / "probe.c"
         source.write_text("#include <string.h>\nint main(void) { return 0; }\n", encoding="utf-8")
         try:
-            compile_and_link(compiler, [source], Path(folder) / "probe", work=Path(folder))
+            if compiler.is_bare:
+                compile_object(compiler, source, Path(folder) / "probe.o", work=Path(folder))
+            else:
+                compile_and_link(compiler, [source], Path(folder) / "probe", work=Path(folder))
         except ToolError:
             return None
     shown = run((*compiler.argv, "--version"), compiler=compiler)
@@ -237,7 +263,7 @@ def compile_object(
     """
     run(
         (
-            *compiler.argv, *compiler.c_flags, *flags, "-fPIC",
+            *compiler.argv, *compiler.c_flags, *flags, *(() if compiler.is_bare else ("-fPIC",)),
             *(("-fno-sanitize=undefined",) if compiler.zig else ()),
             f"-ffile-prefix-map={work}=.",
             *(f"-I{folder}" for folder in includes),

@@ -1,11 +1,13 @@
 /* A QEMU plugin that counts the guest instructions a program executes, exactly.
  *
- *     qemu-aarch64 -plugin libinsncount.so,out=FILE[,blocks=on] PROGRAM
+ *     qemu-aarch64 -plugin libinsncount.so,out=FILE[,blocks=on][,begin=0xA,end=0xB] PROGRAM
  *
- * FILE gets a line "mark N" with the instructions so far whenever the program asks for its
- * priority (the system call getpriority), and "total N" at the end. With blocks=on a line
- * "address instructions" follows for every translated block that ran, so that counts can be
- * assigned to functions.
+ * FILE gets a line "mark N" with the instructions so far whenever a program of Linux asks for its
+ * priority (the system call getpriority), and whenever the function at address begin or end runs:
+ * with its own instructions if at begin, without if at end, so that the difference is what lies
+ * between the calls. Both functions must be single blocks. At the end there is "total N". With
+ * blocks=on a line "address instructions" follows for every translated block that ran, so that
+ * counts can be assigned to functions.
  *
  * Debian ships QEMU with plugins but without their header: what is used is declared here
  * (interface version 1, QEMU 4.2 and later). */
@@ -20,11 +22,15 @@ typedef uint64_t qemu_plugin_id_t;
 struct qemu_plugin_tb;
 struct qemu_info_t;
 enum qemu_plugin_op { QEMU_PLUGIN_INLINE_ADD_U64 };
+enum qemu_plugin_cb_flags { QEMU_PLUGIN_CB_NO_REGS };
 
 extern void qemu_plugin_register_vcpu_tb_trans_cb(
     qemu_plugin_id_t id, void (*callback)(qemu_plugin_id_t, struct qemu_plugin_tb *));
 extern void qemu_plugin_register_vcpu_tb_exec_inline(
     struct qemu_plugin_tb *block, enum qemu_plugin_op op, void *counter, uint64_t step);
+extern void qemu_plugin_register_vcpu_tb_exec_cb(
+    struct qemu_plugin_tb *block, void (*callback)(unsigned, void *), enum qemu_plugin_cb_flags use,
+    void *data);
 extern void qemu_plugin_register_vcpu_syscall_cb(
     qemu_plugin_id_t id,
     void (*callback)(qemu_plugin_id_t, unsigned, int64_t, uint64_t, uint64_t, uint64_t, uint64_t,
@@ -50,6 +56,30 @@ struct block {
 static struct block *blocks;
 static FILE *out;
 static bool list_blocks;
+static uint64_t begin = UINT64_MAX, end = UINT64_MAX;
+
+static uint64_t total(void) {
+    const struct block *block;
+    uint64_t sum = 0;
+    for (block = blocks; block != NULL; block = block->next) {
+        sum += block->executions * block->size;
+    }
+    return sum;
+}
+
+/* What is called as a block starts: whether before or after it is added to its counter is QEMU's
+ * affair, so marked blocks have no such counter and are added here. */
+static void marked(unsigned cpu, void *data) {
+    struct block *block = data;
+    (void)cpu;
+    if (block->address == end) {
+        fprintf(out, "mark %llu\n", (unsigned long long)total());
+    }
+    ++block->executions;
+    if (block->address == begin) {
+        fprintf(out, "mark %llu\n", (unsigned long long)total());
+    }
+}
 
 /* QEMU holds its translation lock here, so the list needs none. */
 static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *tb) {
@@ -62,16 +92,12 @@ static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *tb) {
     block->size = qemu_plugin_tb_n_insns(tb);
     block->next = blocks;
     blocks = block;
-    qemu_plugin_register_vcpu_tb_exec_inline(tb, QEMU_PLUGIN_INLINE_ADD_U64, &block->executions, 1);
-}
-
-static uint64_t total(void) {
-    const struct block *block;
-    uint64_t sum = 0;
-    for (block = blocks; block != NULL; block = block->next) {
-        sum += block->executions * block->size;
+    if (block->address == begin || block->address == end) {
+        qemu_plugin_register_vcpu_tb_exec_cb(tb, marked, QEMU_PLUGIN_CB_NO_REGS, block);
+    } else {
+        qemu_plugin_register_vcpu_tb_exec_inline(
+            tb, QEMU_PLUGIN_INLINE_ADD_U64, &block->executions, 1);
     }
-    return sum;
 }
 
 static void called(qemu_plugin_id_t id, unsigned cpu, int64_t number, uint64_t a, uint64_t b,
@@ -105,6 +131,10 @@ __attribute__((visibility("default"))) int qemu_plugin_install(
             out = fopen(argv[i] + 4, "w");
         } else if (strcmp(argv[i], "blocks=on") == 0 || strcmp(argv[i], "blocks=true") == 0) {
             list_blocks = true;
+        } else if (strncmp(argv[i], "begin=", 6) == 0) {
+            begin = strtoull(argv[i] + 6, NULL, 0);
+        } else if (strncmp(argv[i], "end=", 4) == 0) {
+            end = strtoull(argv[i] + 4, NULL, 0);
         } else {
             fprintf(stderr, "insncount: unknown argument %s\n", argv[i]);
             return -1;
