@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from edgeopt.core.kernels import OpKey
 
@@ -15,6 +15,24 @@ class Window:
 
     key: OpKey
     samples_ns: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A kernel that turned out not to be timeable: it crashes, hangs, or gives nonsense."""
+
+    key: OpKey
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something went wrong and was got over: recorded, so that a table can say how it came."""
+
+    what: str
+
+
+Outcome = Window | Refused | Fault
 
 
 class Meter(Protocol):
@@ -43,12 +61,21 @@ class Meter(Protocol):
         """
         ...
 
-    def visit(self, keys: Sequence[OpKey]) -> Iterator[Window]:
+    def visit(self, keys: Sequence[OpKey]) -> Iterator[Outcome]:
         """Time each of ``keys`` (prepared before) once, in any order, yielding as it goes.
 
         Raises:
             BoardError: the device does not answer as it should.
         """
+        ...
+
+
+@runtime_checkable
+class Grouping(Protocol):
+    """A meter to which some kernels are cheaper to visit together: they are of one program."""
+
+    def groups(self, keys: Sequence[OpKey]) -> list[list[OpKey]]:
+        """``keys``, divided into those that are visited together."""
         ...
 
 
