@@ -57,10 +57,14 @@ class Toolchain:
 class Runner:
     """How a program gets to run: a transport's name and what it needs to know."""
 
-    transport: str  # "local", "qemu_user", "qemu_system"
+    transport: str  # a name of `edgeopt.devices.transports.TRANSPORTS`
     program: str = ""  # the emulator, e.g. "qemu-aarch64"
     cpu: str = ""  # the emulator's name of the processor
     machine: str = ""  # the emulator's name of the board
+    host: str = ""  # of a networked board: "pi@192.0.2.7:22", an adb serial; never a secret
+    port: str = ""  # of a board on a serial line: "/dev/ttyACM0"
+    baud: int = 0  # of the serial line; 0 for the usual 115200
+    python: str = ""  # the board's interpreter that has onnxruntime; "python3" where empty
 
 
 @dataclass(frozen=True, slots=True)

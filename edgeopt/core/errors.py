@@ -56,6 +56,44 @@ class BoardError(EdgeoptError):
     exit_code = 5
 
 
+class BoardUnreachable(BoardError):  # noqa: N818 - says what happened
+    """No connection to the board: wrong address, refused, unknown host key, no permission."""
+
+
+class BoardLost(BoardError):  # noqa: N818 - says what happened
+    """The board vanished in the middle of something: cable, reboot, network. Worth a retry."""
+
+
+class BoardTimeout(BoardError):  # noqa: N818 - says what happened
+    """The board fell silent, or a command took longer than allowed."""
+
+
+class BoardCommandFailed(BoardError):  # noqa: N818 - says what happened
+    """A command on the board failed.
+
+    Args:
+        what: one sentence naming the problem.
+        status: the exit status; negative for the number of the signal that ended it; None where
+            it never started or the board does not say.
+        stderr: the end of what it wrote to standard error.
+        where: the command and the board.
+        hint: what the user can do about it.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        status: int | None = None,
+        stderr: str = "",
+        where: str = "",
+        hint: str = "",
+    ) -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.status = status
+        self.stderr = stderr
+
+
 def suggest(name: str, known: Iterable[str], *, noun: str = "name") -> str:
     """A hint for an unknown name: the near misses, else everything that is known.
 

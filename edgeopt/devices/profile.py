@@ -22,6 +22,7 @@ from edgeopt.core.device import (
 from edgeopt.core.documents import Section, read_toml
 from edgeopt.core.errors import InputError, suggest
 from edgeopt.core.estimates import Source
+from edgeopt.devices.transports.address import HOST, PORT, TRANSPORTS
 
 SCHEMA = 1
 FILE_NAME = "profile.toml"
@@ -30,11 +31,11 @@ MAX_BYTES = 128 * 1024
 KINDS = frozenset({"linux", "firmware"})
 ARCHES = frozenset({"x86_64", "aarch64", "armv6m", "armv7em", "armv8m", "riscv32"})
 PRECISIONS = frozenset({"f32", "i8"})
-TRANSPORTS = frozenset({"local", "qemu_user", "qemu_system"})
 SOURCES = frozenset({"measured", "simulated", "estimated", "datasheet"})
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PATH = re.compile(r"/?[A-Za-z0-9._~+-]{1,64}(/[A-Za-z0-9._+-]{1,64}){0,15}")
 _FLAG = re.compile(r"-[A-Za-z0-9][A-Za-z0-9=+,._/-]{0,127}")
 
 _KIB, _TIB = 1 << 10, 1 << 40
@@ -150,10 +151,14 @@ def load_file(path: Path) -> DeviceProfile:
             link_flags=_words(toolchain, "link_flags", _FLAG, "a linker flag", ()),
         ),
         runner=Runner(
-            transport=runner.choice("transport", TRANSPORTS),
+            transport=runner.choice("transport", frozenset(TRANSPORTS)),
             program=_matching(runner, "program", _WORD, "a program name", ""),
             cpu=_matching(runner, "cpu", _WORD, "an emulator's processor name", ""),
             machine=_matching(runner, "machine", _WORD, "an emulator's board name", ""),
+            host=_matching(runner, "host", HOST, "a host like pi@192.0.2.7:22", ""),
+            port=_matching(runner, "port", PORT, "a serial port like /dev/ttyACM0", ""),
+            baud=runner.integer("baud", 0, 4_000_000, 0),
+            python=_matching(runner, "python", _PATH, "the path of a Python interpreter", ""),
         ),
         provenance=provenance,
         regions=regions,
