@@ -37,6 +37,9 @@ def run(
         list[str] | None,
         typer.Option(help="Fix a dynamic input: name=1x3x224x224. Repeatable."),
     ] = None,
+    io: Annotated[
+        str, typer.Option(help="Inputs and outputs: int8, float, or as the model has them.")
+    ] = "model",
     name: Annotated[str, typer.Option(help="Prefix of the generated C.")] = "net",
     threads: Annotated[
         int, typer.Option(min=1, max=16, help="Threads an inference may use at most.")
@@ -87,6 +90,7 @@ def run(
         precision=precision,
         data=data,
         input_shapes=tuple(input_shape or ()),
+        io=io,
         name=name,
         threads=threads,
         seed=seed,

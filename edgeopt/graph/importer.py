@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgeopt.core import affine
 from edgeopt.core.activations import CLAMPS
 from edgeopt.core.errors import InputError
 from edgeopt.core.network import Array, Network, Quant
@@ -40,6 +41,8 @@ class Interface:
         perm: memory holds the model's tensor transposed by this.
         onnx_dtype: numpy's name of the element type in the model.
         offset: stored = model's value + offset; -128 where uint8 is held as int8.
+        quant: of a tensor that is converted here rather than in the network (see `graph.edges`).
+        as_float: the network's tensor is float32 and the model's is integers; else the reverse.
     """
 
     name: str
@@ -47,16 +50,28 @@ class Interface:
     perm: tuple[int, ...]
     onnx_dtype: str
     offset: int = 0
+    quant: Quant | None = None
+    as_float: bool = False
 
     def from_onnx(self, value: Array) -> Array:
         """A model's input as the network takes it."""
         moved = to_physical(np.asarray(value), Layout(self.onnx_shape, self.perm))
-        return (moved.astype(np.int16) + self.offset).astype(np.int8) if self.offset else moved
+        if self.offset:
+            moved = (moved.astype(np.int16) + self.offset).astype(np.int8)
+        return moved if self.quant is None else self._converted(moved, to_float=self.as_float)
 
     def to_onnx(self, stored: Array) -> Array:
         """A network's output as the model gives it."""
+        if self.quant is not None:
+            stored = self._converted(np.asarray(stored), to_float=not self.as_float)
         back = to_onnx(np.asarray(stored), Layout(self.onnx_shape, self.perm), self.onnx_shape)
         return (back.astype(np.int16) - self.offset).astype(np.uint8) if self.offset else back
+
+    def _converted(self, value: Array, *, to_float: bool) -> Array:
+        assert self.quant is not None
+        if to_float:
+            return affine.dequantize(value.astype(np.int8), self.quant.scale, self.quant.zero_point)
+        return affine.quantize(value.astype(np.float32), self.quant.scale, self.quant.zero_point)
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,6 +53,7 @@ class CompileRequest:
         precision: ``auto``, ``fp32`` or ``int8``.
         data: calibration images instead of the zoo's own.
         input_shapes: ``name=1x3x224x224`` for dynamic inputs.
+        io: inputs and outputs ``int8``, ``float``, or as the ``model`` has them.
         name: prefix of the generated C.
         threads: that an inference may use at most.
         force: replace an existing bundle.
@@ -70,6 +71,7 @@ class CompileRequest:
     precision: str = "auto"
     data: Path | None = None
     input_shapes: tuple[str, ...] = ()
+    io: str = "model"
     name: str = "net"
     threads: int = 1
     seed: int = 0
@@ -213,6 +215,7 @@ def compile_network(request: CompileRequest, progress: Progress = no_progress) -
         ),
         files={},
         threads=artifact.threads,
+        io=request.io,
     )
     manifest = bundle.write(manifest, files, chosen.points, request.out, force=request.force)
     run.end("bundle", str(request.out))

@@ -122,6 +122,7 @@ class Manifest(Record, frozen=True):
     notes: tuple[str, ...]
     files: dict[str, str]  # path -> sha256
     threads: int = 1  # that the generated C can use
+    io: str = "model"  # inputs and outputs: as the model has them, "int8" or "float"
 
     def figure(self, name: str) -> Figure | None:
         """The figure of that name, or None."""

@@ -285,6 +285,7 @@ def quantize(
     request: CompileRequest, chosen: Chosen, network: Files, cached: Cached
 ) -> tuple[Final, bool]:
     """The final model: as it is, or calibrated and quantized to int8."""
+    from edgeopt.graph.edges import with_edges
     from edgeopt.graph.importer import import_model
     from edgeopt.graph.load import parse_model
     from edgeopt.graph.qdq_build import is_quantized
@@ -295,8 +296,8 @@ def quantize(
         precision = "int8" if already else "fp32"
         summary = "quantized already, kept as it is" if already else "fp32, nothing to quantize"
         return Final(
-            network["model.onnx"], "model.onnx", precision, import_model(model, isolated=False),
-            summary,
+            network["model.onnx"], "model.onnx", precision,
+            with_edges(import_model(model, isolated=False), request.io), summary,
         ), False  # fmt: skip
     if chosen.subnet is None and request.data is None:
         raise InputError(
@@ -325,7 +326,7 @@ def quantize(
         data,
         "model_int8.onnx",
         "int8",
-        import_model(parse_model(data), isolated=False),
+        with_edges(import_model(parse_model(data), isolated=False), request.io),
         f"int8 weights by channel, activations calibrated on {where}",
     ), hit
 
@@ -403,8 +404,10 @@ def test_vectors(final: Final, network: Files, cached: Cached) -> TestVectors:
     inputs = {
         "model": digest(final.model),
         "vectors": digest(network["vectors.npz"]),
+        "edges": repr([final.imported.network.tensors[name] for name in
+                       (*final.imported.network.inputs, *final.imported.network.outputs)]),
         "versions": versions_text(),
-    }
+    }  # fmt: skip
 
     def make() -> Files:
         arrays = load_npz(network["vectors.npz"])

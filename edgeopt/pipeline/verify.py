@@ -9,6 +9,7 @@ import numpy as np
 from edgeopt import devices
 from edgeopt.codegen import testvectors, verify
 from edgeopt.codegen.verify import Missing
+from edgeopt.graph.edges import with_edges
 from edgeopt.graph.importer import import_model
 from edgeopt.graph.load import parse_model
 from edgeopt.pipeline import bundle, proof
@@ -32,7 +33,7 @@ def verify_bundle(folder: Path, progress: Progress = no_progress) -> tuple[Check
 
     progress("start", {"stage": "onnxruntime"})
     name = "model_int8.onnx" if "model_int8.onnx" in files else "model.onnx"
-    imported = import_model(parse_model(files[name]))
+    imported = with_edges(import_model(parse_model(files[name])), manifest.io)
     final = Final(files[name], name, manifest.precision, imported, "")
     vectors = testvectors.load(files, str(folder))
     inputs = {
