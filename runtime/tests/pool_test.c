@@ -81,6 +81,7 @@ static void stress(int32_t threads, uint32_t runs) {
     uint32_t i;
     check(edgeopt_pool_start(&pool, threads) == EDGEOPT_POOL_OK, "start");
     check(edgeopt_pool_threads(&pool) == threads, "as many threads as asked for");
+    check(edgeopt_pool_insist(&pool, 1) == EDGEOPT_POOL_OK, "threads in every run");
     for (i = 0; i < runs; ++i) {
         uint32_t alone;
         prepare(&net, i, 5);
@@ -126,6 +127,7 @@ static void shared(uint32_t runs) {
         callers[i].seed = 1000u * i;
     }
     check(edgeopt_pool_start(&pool, 2) == EDGEOPT_POOL_OK, "start a shared pool");
+    check(edgeopt_pool_insist(&pool, 1) == EDGEOPT_POOL_OK, "threads in every shared run");
     check(pthread_create(&other, NULL, call, &callers[1]) == 0, "a second caller");
     (void)call(&callers[0]);
     (void)pthread_join(other, NULL);
@@ -168,6 +170,7 @@ static void misuse(void) {
     check(edgeopt_pool_stop(&pool) == EDGEOPT_POOL_ERROR_STATE, "not started");
     check(edgeopt_pool_start(&pool, 2) == EDGEOPT_POOL_OK, "started");
     check(edgeopt_pool_start(&pool, 2) == EDGEOPT_POOL_ERROR_STATE, "started twice");
+    check(edgeopt_pool_insist(NULL, 1) == EDGEOPT_POOL_ERROR_NULL, "no pool to insist");
     check(edgeopt_pool_run(&pool, &work, NULL) != 0, "a failing kernel fails the run");
     check(ran <= 5, "kernels after one that failed are left out");
     check(marks == 6, "every kernel is marked");
@@ -187,9 +190,62 @@ static void misuse(void) {
           "an unknown status");
 }
 
+/* Threads that make a run slower: the part of a thread that is not the caller takes long while
+ * `hinders` is set, every part of the caller does while it is not. */
+typedef struct {
+    pthread_t caller;
+    int32_t hinders;
+    uint32_t helped; /* parts that another thread computed */
+} company;
+
+static int32_t keep_company(const void *run, int32_t kernel, int32_t part) {
+    company *with = *(company *const *)run;
+    int other = pthread_equal(with->caller, pthread_self()) == 0;
+    (void)kernel;
+    (void)part;
+    if (other) {
+        (void)__atomic_add_fetch(&with->helped, 1, __ATOMIC_RELAXED);
+    }
+    rest(other == with->hinders ? 400000 : 100000);
+    return 0;
+}
+
+/* How many of so many runs had help. */
+static uint32_t helped(edgeopt_pool *pool, company *with, uint32_t runs) {
+    static const unsigned char parts[1] = {2};
+    static const edgeopt_pool_work work = {keep_company, NULL, parts, 1};
+    uint32_t i;
+    with->helped = 0;
+    for (i = 0; i < runs; ++i) {
+        check(edgeopt_pool_run(pool, &work, &with) == 0, "a run in company");
+    }
+    return with->helped;
+}
+
+static void pauses(void) {
+    static edgeopt_pool pool;
+    company with;
+    uint32_t always, sometimes;
+    with.caller = pthread_self();
+    with.hinders = 1;
+    check(edgeopt_pool_start(&pool, 2) == EDGEOPT_POOL_OK, "start a pool that pauses");
+    sometimes = helped(&pool, &with, 200);
+    check(sometimes < 100, "threads that make runs slower pause");
+    with.hinders = 0;
+    (void)helped(&pool, &with, 300);
+    check(helped(&pool, &with, 100) > 50, "threads that help come back");
+    with.hinders = 1;
+    check(edgeopt_pool_insist(&pool, 1) == EDGEOPT_POOL_OK, "insist");
+    always = helped(&pool, &with, 50);
+    check(always > 25, "threads that must help do, however slow");
+    check(edgeopt_pool_stop(&pool) == EDGEOPT_POOL_OK, "stop a pool that pauses");
+    check(edgeopt_pool_insist(&pool, 0) == EDGEOPT_POOL_ERROR_STATE, "insist on a stopped pool");
+}
+
 int main(int argc, char **argv) {
     uint32_t runs = argc > 1 && strcmp(argv[1], "--long") == 0 ? 20000u : 1000u;
     misuse();
+    pauses();
     stress(1, 100);
     stress(2, runs);
     stress(3, runs / 2);

@@ -17,12 +17,15 @@
 #endif
 #include "edgeopt_pool.h"
 
+#include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 /* Every network for several threads brings this file; a program of two of them links one copy. */
 #pragma weak edgeopt_pool_start
 #pragma weak edgeopt_pool_stop
 #pragma weak edgeopt_pool_threads
+#pragma weak edgeopt_pool_insist
 #pragma weak edgeopt_pool_status_text
 #pragma weak edgeopt_pool_run
 
@@ -31,6 +34,15 @@
 #define ENTERED 2u
 #define INSIDE 0xfeu
 #define NUMBER 0x100u
+
+/* A network's runs are compared with what it takes alone. So many are slower in a row before the
+ * threads pause, for so many runs at first and at most; now and then a run shows the time alone. */
+#define LATE 2u
+#define WORTH 16u /* a run with threads is late if it gains less than this part of the time */
+#define PAUSE_FIRST 8u
+#define PAUSE_MOST 256u
+#define TRY_ALONE 128u
+#define FIRST_ALONE 4u
 
 /* How long a thread looks for news before it sleeps: some tens of microseconds. */
 #ifndef EDGEOPT_POOL_SPINS
@@ -222,8 +234,65 @@ static int run_alone(const edgeopt_pool_work *work, const void *run) {
     return 0;
 }
 
+static uint64_t now_ns(void) {
+    struct timespec time;
+    (void)clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * UINT64_C(1000000000) + (uint64_t)time.tv_nsec;
+}
+
+/* What is known of a network; the oldest record makes room for a new one. */
+static edgeopt_pool_record *record_of(edgeopt_pool *pool, const edgeopt_pool_work *work) {
+    edgeopt_pool_record *found;
+    uint32_t i;
+    for (i = 0; i < EDGEOPT_POOL_RECORDS; ++i) {
+        if (pool->records[i].work == work) {
+            return &pool->records[i];
+        }
+    }
+    found = &pool->records[pool->next_record++ % EDGEOPT_POOL_RECORDS];
+    memset(found, 0, sizeof *found);
+    found->work = work;
+    found->pause = PAUSE_FIRST;
+    return found;
+}
+
+/* Whether the next run is the caller's alone: a pause, or to learn what that takes. */
+static int goes_alone(edgeopt_pool_record *record) {
+    uint32_t number = record->runs++;
+    if (record->rest != 0) {
+        --record->rest;
+        return 1;
+    }
+    return number == FIRST_ALONE || number % TRY_ALONE == TRY_ALONE - 1;
+}
+
+/* A moving mean; one long interruption counts no more than twice the mean. */
+static void learn_alone(edgeopt_pool_record *record, uint64_t took_ns) {
+    uint64_t known = record->alone_ns;
+    if (known == 0) {
+        record->alone_ns = took_ns;
+    } else {
+        took_ns = took_ns > 2 * known ? 2 * known : took_ns;
+        record->alone_ns = known - known / 4 + took_ns / 4;
+    }
+}
+
+static void learn_together(edgeopt_pool_record *record, uint64_t took_ns) {
+    if (record->alone_ns == 0 || took_ns <= record->alone_ns - record->alone_ns / WORTH) {
+        record->late = 0;
+        record->pause = PAUSE_FIRST;
+    } else if (++record->late >= LATE) {
+        record->late = LATE - 1; /* after the pause, one slower run is enough */
+        record->rest = record->pause;
+        record->pause = record->pause >= PAUSE_MOST ? PAUSE_MOST : 2 * record->pause;
+    }
+}
+
+static int run_together(edgeopt_pool *pool, const edgeopt_pool_work *work, const void *run);
+
 int edgeopt_pool_run(edgeopt_pool *pool, const edgeopt_pool_work *work, const void *run) {
-    uint32_t part;
+    edgeopt_pool_record *record;
+    uint64_t began_ns;
     int failed;
     if (work->mark != NULL) {
         work->mark(-1);
@@ -232,9 +301,26 @@ int edgeopt_pool_run(edgeopt_pool *pool, const edgeopt_pool_work *work, const vo
         return run_alone(work, run);
     }
     if (load(&pool->state) != READY || pool->threads == 1) {
-        store(&pool->owned, 0);
-        return run_alone(work, run);
+        failed = run_alone(work, run);
+    } else if (pool->always != 0) {
+        failed = run_together(pool, work, run);
+    } else {
+        record = record_of(pool, work);
+        began_ns = now_ns();
+        if (goes_alone(record)) {
+            failed = run_alone(work, run);
+            learn_alone(record, now_ns() - began_ns);
+        } else {
+            failed = run_together(pool, work, run);
+            learn_together(record, now_ns() - began_ns);
+        }
     }
+    store(&pool->owned, 0);
+    return failed;
+}
+
+static int run_together(edgeopt_pool *pool, const edgeopt_pool_work *work, const void *run) {
+    uint32_t part;
     pool->work = work;
     pool->run = run;
     pool->failed = 0;
@@ -247,9 +333,7 @@ int edgeopt_pool_run(edgeopt_pool *pool, const edgeopt_pool_work *work, const vo
     walk(pool, 0);
     (void)add(&pool->gate, 0u - OPEN);
     wait_until(pool, all_left, 0);
-    failed = pool->failed;
-    store(&pool->owned, 0);
-    return failed == 0 ? 0 : -1;
+    return pool->failed == 0 ? 0 : -1;
 }
 
 static void end_threads(edgeopt_pool *pool, uint32_t threads) {
@@ -297,6 +381,9 @@ edgeopt_pool_status edgeopt_pool_start(edgeopt_pool *pool, int32_t threads) {
         return EDGEOPT_POOL_ERROR_SYSTEM;
     }
     pool->threads = (uint32_t)threads;
+    pool->always = 0;
+    pool->next_record = 0;
+    memset(pool->records, 0, sizeof pool->records);
     /* Whoever spins where threads take turns on one processor keeps it from the one awaited. */
     pool->spins = sysconf(_SC_NPROCESSORS_ONLN) < threads ? 1u : EDGEOPT_POOL_SPINS;
     store(&pool->owned, 0);
@@ -325,6 +412,18 @@ edgeopt_pool_status edgeopt_pool_stop(edgeopt_pool *pool) {
     }
     store(&pool->state, 0);
     end_threads(pool, pool->threads);
+    store(&pool->owned, 0);
+    return EDGEOPT_POOL_OK;
+}
+
+edgeopt_pool_status edgeopt_pool_insist(edgeopt_pool *pool, int32_t always) {
+    if (pool == NULL) {
+        return EDGEOPT_POOL_ERROR_NULL;
+    }
+    if (load(&pool->state) != READY || !exchange(&pool->owned, 0, 1)) {
+        return EDGEOPT_POOL_ERROR_STATE;
+    }
+    pool->always = always;
     store(&pool->owned, 0);
     return EDGEOPT_POOL_OK;
 }

@@ -7,7 +7,8 @@
  *
  * The pool is the caller's memory and nothing else is written: no heap, no global variables. A pool
  * may serve any number of networks and instances; a run that finds it busy or not started does all
- * work on the thread that called it. The results are the same bits in every case.
+ * work on the thread that called it. So does, for a while, a network that the threads have made
+ * slower: other programs have the processors then. The results are the same bits in every case.
  *
  * Needs POSIX threads and the atomic operations of GCC or Clang. A process that forks must start
  * its pools afterwards.
@@ -58,6 +59,18 @@ typedef struct {
     EDGEOPT_POOL_LINE uint32_t kernel;
 } edgeopt_pool_claim;
 
+/* What runs of one network took, and how many of the next are to do without the threads. */
+typedef struct {
+    const edgeopt_pool_work *work;
+    uint64_t alone_ns; /* on the caller alone; 0 while unknown */
+    uint32_t runs;
+    uint32_t late;  /* runs in a row that the threads made slower */
+    uint32_t rest;  /* runs still to do alone */
+    uint32_t pause; /* runs to do alone the next time */
+} edgeopt_pool_record;
+
+#define EDGEOPT_POOL_RECORDS 4
+
 /* Members are private. */
 typedef struct edgeopt_pool {
     uint32_t state;
@@ -76,6 +89,9 @@ typedef struct edgeopt_pool {
     uint32_t waiters;
     uint32_t stopping;
     int32_t failed;
+    int32_t always;
+    uint32_t next_record;
+    edgeopt_pool_record records[EDGEOPT_POOL_RECORDS];
     edgeopt_pool_claim claims[EDGEOPT_POOL_MAX_THREADS];
 } edgeopt_pool;
 
@@ -85,6 +101,10 @@ edgeopt_pool_status edgeopt_pool_start(edgeopt_pool *pool, int32_t threads);
 
 /* Ends the threads. Runs that follow do their work alone. */
 edgeopt_pool_status edgeopt_pool_stop(edgeopt_pool *pool);
+
+/* With `always` not 0, the threads help in every run, even if they are seen to make it slower; 0, as
+ * a pool starts, lets them pause. Not while a run uses the pool. */
+edgeopt_pool_status edgeopt_pool_insist(edgeopt_pool *pool, int32_t always);
 
 /* Threads of the pool, the caller among them; 1 where it is null or not started. */
 int32_t edgeopt_pool_threads(const edgeopt_pool *pool);
