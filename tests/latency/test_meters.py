@@ -124,6 +124,7 @@ class Fixed:
 
 HEAD = '{"bench": 1, "kernels": 1, "clock_ns": 30}'
 DIGEST = GOOD[0].digest
+WINDOW = f'{{"key": "{DIGEST}", "ns": [1.0]}}'
 
 
 @pytest.mark.parametrize(
@@ -138,11 +139,15 @@ DIGEST = GOOD[0].digest
         ([HEAD, "[1]"], "not an object"),
         ([HEAD, "x" * 70_000], "more than 64 KiB"),
         ([HEAD, '{"key": "ffffffffffff", "ns": [1.0]}'], "nobody asked for"),
-        ([HEAD, f'{{"key": "{DIGEST}", "ns": []}}'], "nobody asked for"),
+        ([HEAD, f'{{"key": "{DIGEST}", "ns": []}}'], "without times"),
         ([HEAD, f'{{"key": "{DIGEST}", "ns": ["1"]}}'], "not a number"),
         ([HEAD, f'{{"key": "{DIGEST}", "ns": [NaN]}}'], "not a number"),
-        ([HEAD, f'{{"key": "{DIGEST}", "ns": [-1.0]}}'], "not a number"),
-        ([HEAD, *[f'{{"key": "{DIGEST}", "ns": [1.0]}}'] * 2], "nobody asked for"),
+        ([HEAD, f'{{"key": "{DIGEST}", "ns": [-1.0]}}'], "a negative time"),
+        ([HEAD, f'{{"key": "{DIGEST}", "ns": [0.0], "calls": 9}}'], "a time of zero for 9 calls"),
+        ([HEAD, f'{{"key": "{DIGEST}", "ns": [1e18]}}'], "cannot be: 1e\\+09 s of measuring"),
+        ([HEAD, f'{{"key": "{DIGEST}", "ns": [1.0], "calls": -3}}'], "a count of calls"),
+        ([HEAD, WINDOW, '{"done": true}', "more"], "something after its end"),
+        ([HEAD, *[f'{{"key": "{DIGEST}", "ns": [1.0]}}'] * 2], "a second result of one"),
     ],
 )
 def test_strange_output_is_refused(lines: list[str], message: str) -> None:

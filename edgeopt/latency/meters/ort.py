@@ -71,7 +71,8 @@ class OrtMeter:
             session, feeds = self._sessions[key]
             self._sample(session, feeds)  # warm-up
             times = tuple(
-                max(self._sample(session, feeds) - self._call_ns, 1.0) for _ in range(self.samples)
+                max(self._sample(session, feeds) - self._call_ns, RESOLUTION * self._call_ns)
+                for _ in range(self.samples)
             )
             yield Window(key, times)
 
