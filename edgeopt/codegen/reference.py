@@ -50,9 +50,11 @@ def run_network(
 
 
 def run_kernels(
-    graph: KernelGraph, inputs: Mapping[str, Numbers], *, keep: bool = False
+    graph: KernelGraph, inputs: Mapping[str, Numbers], *, keep: bool = False, fixed: bool = False
 ) -> dict[str, Numbers]:
     """Run a lowered network kernel by kernel; arguments as `run_network`.
+
+    With ``fixed`` sums are requantized as on processors without floating point.
 
     Raises:
         InputError: an input is missing or has the wrong shape or type.
@@ -72,20 +74,21 @@ def run_kernels(
     for kernel in graph.kernels:
         arrays = [values[name] for name in kernel.inputs]
         y = graph.tensors[kernel.output]
-        store(kernel.output, _finish(run_kernel(kernel, arrays), y))
+        store(kernel.output, _finish(run_kernel(kernel, arrays, fixed=fixed), y))
     return values if keep else {name: values[name] for name in graph.outputs}
 
 
-def run_kernel(kernel: Kernel, inputs: Sequence[Numbers]) -> Numbers:
+def run_kernel(kernel: Kernel, inputs: Sequence[Numbers], *, fixed: bool = False) -> Numbers:
     """Run one kernel; the result has the key's output shape, whatever the batch axis was.
 
-    Inputs may come with or without the batch of 1.
+    Inputs may come with or without the batch of 1; ``fixed`` as `run_kernels`.
     """
     key = kernel.key
     if key.op == "fallback":
         return refops.run_onnx(kernel.payload, list(inputs))[0]
     run = _KERNELS.get(key.op, _unary)
-    return np.asarray(run(kernel, list(inputs))).reshape(key.out_shape)
+    with refops.arithmetic(fixed=fixed):
+        return np.asarray(run(kernel, list(inputs))).reshape(key.out_shape)
 
 
 def _checked(

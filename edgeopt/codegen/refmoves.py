@@ -43,9 +43,11 @@ def _binary(kernel: Kernel, inputs: list[Numbers]) -> Numbers:
     a8, b8 = a.astype(np.int8), b.astype(np.int8)
     if key.op == "add":
         factors = c["factors"].astype(np.float32)
-        return affine.add(a8, b8, factors, zero_a, zero_b, zero_y, lo, hi)
+        add = affine.add_fixed if refops.fixed_point() else affine.add
+        return add(a8, b8, factors, zero_a, zero_b, zero_y, lo, hi)
     factor = np.float32(c["multiplier"][0])
-    return affine.mul(a8, b8, factor, zero_a, zero_b, zero_y, lo, hi)
+    mul = affine.mul_fixed if refops.fixed_point() else affine.mul
+    return mul(a8, b8, factor, zero_a, zero_b, zero_y, lo, hi)
 
 
 def _pair(kernel: Kernel, inputs: list[Numbers]) -> Numbers:

@@ -7,8 +7,10 @@ the fast matrix product that numpy has only for floats.
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -162,5 +164,24 @@ def requantized(
     lo: int = affine.I8_MIN,
     hi: int = affine.I8_MAX,
 ) -> I8:
-    """`affine.requantize` for constants of any numpy type."""
-    return affine.requantize(acc, np.asarray(multiplier, np.float32), zero, lo, hi)
+    """`affine.requantize` for constants of any numpy type, or `affine.requantize_fixed`."""
+    compute = affine.requantize_fixed if fixed_point() else affine.requantize
+    return compute(acc, np.asarray(multiplier, np.float32), zero, lo, hi)
+
+
+_FIXED: ContextVar[bool] = ContextVar("fixed point", default=False)
+
+
+def fixed_point() -> bool:
+    """Whether kernels are to be computed as on a processor without floating point."""
+    return _FIXED.get()
+
+
+@contextlib.contextmanager
+def arithmetic(*, fixed: bool) -> Iterator[None]:
+    """Choose between both ways to requantize for what runs inside."""
+    token = _FIXED.set(fixed)
+    try:
+        yield
+    finally:
+        _FIXED.reset(token)

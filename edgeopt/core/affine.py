@@ -13,6 +13,10 @@ Accumulating operators (convolution, linear):
     y     = lut[y + 128]                          (only with a table activation)
 
 onnxruntime computes the same on all but rare ties of the last bit.
+
+Processors without floating point take the sums to int8 in fixed point, as the functions that end
+in ``_fixed`` say. A multiplier is the same binary32 number; its product with the sum is exact and
+rounded once, half up, so results differ from those above only next to halves.
 """
 
 from __future__ import annotations
@@ -51,6 +55,36 @@ def requantize(
     scaled = acc.astype(np.float32) * multiplier.astype(np.float32)
     shifted = np.rint(scaled).astype(np.float32) + np.float32(zero_point)
     stored: npt.NDArray[np.int8] = np.clip(shifted, lo, hi).astype(np.int8)
+    return stored
+
+
+#: Multipliers that fixed point can apply; all others would saturate almost every sum.
+FIXED_MULTIPLIER_BELOW = 2.0**16
+
+
+def requantize_fixed(
+    acc: npt.NDArray[np.int32],
+    multiplier: npt.NDArray[np.float32],
+    zero_point: int,
+    lo: int = I8_MIN,
+    hi: int = I8_MAX,
+) -> npt.NDArray[np.int8]:
+    """`requantize` without floating point: y = clamp(floor(acc * m + 1/2) + zero_point, lo, hi).
+
+    A binary32 multiplier is ``mantissa * 2 ** -shift`` with 24 bits of mantissa, so the product
+    with int32 fits 64 bits and is exact: floor((acc * mantissa + 2 ** (shift - 1)) / 2 ** shift).
+
+    Raises:
+        ValueError: a multiplier is not a normal number in (0, 2 ** 16).
+    """
+    m = np.asarray(multiplier, np.float32)
+    if not ((m >= np.finfo(np.float32).tiny) & (m < FIXED_MULTIPLIER_BELOW)).all():
+        raise ValueError("a multiplier is out of the range of fixed point")
+    stored_bits = np.atleast_1d(m).view(np.int32).astype(np.int64).reshape(m.shape)
+    mantissa = (stored_bits & 0x7FFFFF) | 0x800000
+    shift = np.minimum(150 - (stored_bits >> 23), 62)
+    product = acc.astype(np.int64) * mantissa + (np.int64(1) << (shift - 1))
+    stored: npt.NDArray[np.int8] = np.clip((product >> shift) + zero_point, lo, hi).astype(np.int8)
     return stored
 
 
@@ -123,6 +157,56 @@ def add(
     right = ((b.astype(np.int32) + GRID) * wide[1] + offset).astype(np.float32)
     shifted = ((a.astype(np.int32) + GRID) * wide[0] + right.astype(np.float64)).astype(np.float32)
     return _from_grid(shifted, lo, hi)
+
+
+def fixed_factors(factors: npt.NDArray[np.float32]) -> tuple[int, int, int]:
+    """The factors of `add_fixed` as integers, and the shift that belongs to them.
+
+    The larger one gets 21 bits, so that sums of both products fit int32.
+
+    Raises:
+        ValueError: a factor is not in [0, 2 ** 16), or both are zero.
+    """
+    wide = np.asarray(factors, np.float64)
+    largest = float(wide.max())
+    if not (wide.min() >= 0 and 0 < largest < FIXED_MULTIPLIER_BELOW):
+        raise ValueError(f"factors {wide.tolist()} are out of the range of fixed point")
+    shift = min(20 - int(np.floor(np.log2(largest))), 30)
+    a, b = (min(int(value), 2**21 - 1) for value in np.rint(wide * 2.0**shift))
+    return a, b, shift
+
+
+def add_fixed(
+    a: npt.NDArray[np.int8],
+    b: npt.NDArray[np.int8],
+    factors: npt.NDArray[np.float32],
+    zero_a: int,
+    zero_b: int,
+    zero_y: int,
+    lo: int = I8_MIN,
+    hi: int = I8_MAX,
+) -> npt.NDArray[np.int8]:
+    """`add` without floating point: rounded once, half up, with factors of 21 bits."""
+    left, right, shift = fixed_factors(factors)
+    total = (a.astype(np.int64) - zero_a) * left + (b.astype(np.int64) - zero_b) * right
+    steps = (total + (1 << (shift - 1))) >> shift
+    stored: npt.NDArray[np.int8] = np.clip(steps + zero_y, lo, hi).astype(np.int8)
+    return stored
+
+
+def mul_fixed(
+    a: npt.NDArray[np.int8],
+    b: npt.NDArray[np.int8],
+    factor: np.float32,
+    zero_a: int,
+    zero_b: int,
+    zero_y: int,
+    lo: int = I8_MIN,
+    hi: int = I8_MAX,
+) -> npt.NDArray[np.int8]:
+    """`mul` without floating point: `requantize_fixed` of the product."""
+    product = (a.astype(np.int32) - zero_a) * (b.astype(np.int32) - zero_b)
+    return requantize_fixed(product, np.asarray(factor, np.float32), zero_y, lo, hi)
 
 
 def mul(

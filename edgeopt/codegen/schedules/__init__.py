@@ -79,6 +79,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from edgeopt.codegen import ckernels
 from edgeopt.codegen.schedules import (
     depthwise,
     elementwise,
@@ -115,7 +116,15 @@ RULES: tuple[Callable[[OpKey, TargetSpec], Template | None], ...] = (
 
 
 def select(key: OpKey, target: TargetSpec, choice: Choice = MODEL) -> Template | None:
-    """The template that implements a key on a target, tiled as ``choice`` says, or None."""
+    """The template that implements a key on a target, tiled as ``choice`` says, or None.
+
+    Kernels for microcontrollers are C (`codegen.ckernels`).
+
+    Raises:
+        InputError: a microcontroller has no kernel for it, and no fallback either.
+    """
+    if ckernels.applies(target):
+        return ckernels.select(key, target)
     if choice.form and winograd_plan.applies(key):
         return (gemm.GEMM if choice.form == "d" else winograd.WINOGRAD).with_choice(choice)
     isa = isa_of(target)

@@ -1,0 +1,101 @@
+"""Convolutions and linear layers in plain C: for cores without multiply-accumulate of pairs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from edgeopt.codegen.ckernels.isa import isa_of
+from edgeopt.codegen.ckernels.template import (
+    CTemplate,
+    accumulating_consts,
+    accumulating_pack,
+    looked_up,
+    requantization,
+    window,
+)
+from edgeopt.codegen.schedules.template import Const
+from edgeopt.core.kernels import OpKey
+from edgeopt.core.network import Array
+from edgeopt.core.target import TargetSpec
+
+
+class _Accumulating(CTemplate):
+    part = ""
+
+    def consts(self, key: OpKey, target: TargetSpec) -> tuple[Const, ...]:
+        """Weights, biases and multipliers, and the table of an activation."""
+        return accumulating_consts(key, Const("w", "i8", key.weight_count))
+
+    def sections(self, key: OpKey, target: TargetSpec) -> tuple[str, ...]:
+        """Requantization and the loops."""
+        return (*requantization(isa_of(target).fpu), self.part)
+
+    def pack(
+        self, key: OpKey, target: TargetSpec, constants: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """Weights as the loops read them."""
+        weights = self.layout(np.asarray(constants["w"], np.int8))
+        return accumulating_pack(self.consts(key, target), constants, weights)
+
+    def layout(self, w: Array) -> Array:
+        """As they are in the model."""
+        return w
+
+
+class PlainConv(_Accumulating):
+    """Any convolution, one product at a time."""
+
+    name = "c_conv2d"
+    part = "plain_conv"
+
+    def body(self, key: OpKey, target: TargetSpec) -> str:
+        """One call."""
+        call = f"{window(key)}\nedgeopt_conv2d(&g, x0, w, p, y);"
+        return call + looked_up(key, math.prod(key.out_shape))
+
+
+class PlainPointwise(_Accumulating):
+    """Pointwise convolutions and linear layers."""
+
+    name = "c_pointwise"
+    part = "plain_pointwise"
+
+    def body(self, key: OpKey, target: TargetSpec) -> str:
+        """One call."""
+        pixels = math.prod(key.out_shape[:-1])
+        sizes = f"{pixels}, {key.in_shape[-1]}, {key.out_shape[-1]}"
+        call = f"edgeopt_pointwise({sizes}, x0, w, p, y);"
+        return call + looked_up(key, math.prod(key.out_shape))
+
+
+class PlainDepthwise(_Accumulating):
+    """Depthwise convolutions."""
+
+    name = "c_depthwise"
+    part = "plain_depthwise"
+
+    def layout(self, w: Array) -> Array:
+        """[height][width][channels]."""
+        return np.ascontiguousarray(w.reshape(w.shape[0], -1).T)
+
+    def body(self, key: OpKey, target: TargetSpec) -> str:
+        """One call."""
+        call = f"{window(key)}\nedgeopt_depthwise(&g, x0, w, p, y);"
+        return call + looked_up(key, math.prod(key.out_shape))
+
+
+CONV, POINTWISE, DEPTHWISE = PlainConv(), PlainPointwise(), PlainDepthwise()
+
+
+def rule(key: OpKey, target: TargetSpec) -> CTemplate | None:
+    """The template of a convolution or linear layer in int8."""
+    if key.dtype != "i8" or key.out_dtype != "i8" or key.residual:
+        return None
+    if key.op in ("pointwise", "linear"):
+        return POINTWISE
+    if key.op == "depthwise" and key.groups == key.out_shape[-1]:
+        return DEPTHWISE
+    return CONV if key.op in ("conv2d", "depthwise") else None
