@@ -15,13 +15,11 @@ from edgeopt.codegen import schedules
 from edgeopt.codegen.blocks import fused
 from edgeopt.codegen.lower import lower_shapes
 from edgeopt.codegen.plan import plan
+from edgeopt.codegen.runner import buffer_alignment
 from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.kernels import Kernel, KernelGraph, MemoryPlan, OpKey
 from edgeopt.core.network import DTYPE_BYTES, Network
 from edgeopt.core.target import TargetSpec
-
-#: Alignment of buffers that generated runners are planned with.
-ALIGNMENT_BYTES = 64
 
 #: Mean bytes of code of a compiled kernel by class, (f32, i8): 192 kernels of MobileNetV3 subnets,
 #: half for x86-64-v3, half for Cortex-A72, times 0.8: kernels in one object share read-only data,
@@ -79,6 +77,7 @@ class _KernelCost:
     scratch_bytes: int
     weight_bytes: int
     code_bytes: int
+    ordered_pixels: int = 0
 
 
 # One table a target: looking a key up must not hash the target each time.
@@ -98,8 +97,9 @@ def _kernel_cost(key: OpKey, target: TargetSpec, choice: Choice) -> _KernelCost:
         stored = key.weight_count * DTYPE_BYTES[key.dtype]
         bias = 4 * key.out_shape[-1] if stored else 0
         return _KernelCost(0, stored + bias, code_bytes(key, fallback=True))
-    scratch = template.function(key, target).scratch_bytes
-    return _KernelCost(scratch, template.packed_bytes(key, target), code_bytes(key))
+    function = template.function(key, target)
+    packed = template.packed_bytes(key, target)
+    return _KernelCost(function.scratch_bytes, packed, code_bytes(key), function.ordered_pixels)
 
 
 def _costs(
@@ -137,9 +137,17 @@ def scratch_bytes(graph: KernelGraph, target: TargetSpec) -> dict[str, int]:
     return {k.name: c.scratch_bytes for k, c in zip(graph.kernels, costs, strict=True)}
 
 
-def memory(graph: KernelGraph, target: TargetSpec, alignment: int = ALIGNMENT_BYTES) -> MemoryPlan:
+def memory(graph: KernelGraph, target: TargetSpec) -> MemoryPlan:
     """The memory plan with the templates' scratch."""
-    return plan(graph, [cost.scratch_bytes for cost in _costs(graph.keys, target)], alignment)
+    return _plan(graph, _costs(graph.keys, target), target)
+
+
+def _plan(graph: KernelGraph, costs: Iterable[_KernelCost], target: TargetSpec) -> MemoryPlan:
+    pairs = [(cost.scratch_bytes, cost.ordered_pixels) for cost in costs]
+    return plan(
+        graph, [scratch for scratch, _ in pairs], buffer_alignment(target),
+        ordered_pixels=[ordered for _, ordered in pairs],
+    )  # fmt: skip
 
 
 def flash_bytes(graph: KernelGraph, target: TargetSpec) -> tuple[int, int]:
@@ -177,7 +185,7 @@ def evaluate(
     """
     graph = fused(lower_shapes(network, precision), target)
     costs = _costs(graph.keys, target, choices)
-    planned = plan(graph, [cost.scratch_bytes for cost in costs], ALIGNMENT_BYTES)
+    planned = _plan(graph, costs, target)
     return NetworkCost(
         keys=graph.keys,
         arena_bytes=planned.arena_bytes,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from edgeopt.codegen.storage import overwritable, scratch_list
+from edgeopt.codegen.storage import by_kernel, overlap_distance, overwritable
 from edgeopt.core.kernels import KernelGraph
 
 #: Partial orders kept at each step, and how far past the first kernel that has not run they look.
@@ -26,6 +26,7 @@ class _Facts:
     reads: tuple[tuple[str, ...], ...]  # buffers in the arena
     writes: tuple[str | None, ...]  # None: the caller's buffer
     over: tuple[tuple[str, ...], ...]  # buffers that the output may be written over
+    streams: tuple[tuple[str, int] | None, ...]  # the input an output may run into, bytes shared
     scratch: Sequence[int]
     sizes: Mapping[str, int]
 
@@ -39,15 +40,19 @@ class _State:
 
 
 def order_for_memory(
-    graph: KernelGraph, scratch_bytes: Mapping[str, int] | Sequence[int] = ()
+    graph: KernelGraph,
+    scratch_bytes: Mapping[str, int] | Sequence[int] = (),
+    ordered_pixels: Mapping[str, int] | Sequence[int] = (),
 ) -> KernelGraph:
     """The same kernels in an order whose largest live set is no larger, and smaller if found.
 
     Args:
         graph: kernels in any valid order.
         scratch_bytes: working memory of each kernel, by name or in the graph's order.
+        ordered_pixels: what each kernel promises of its order (`KernelFunction.ordered_pixels`).
     """
-    facts = _facts(graph, scratch_list(graph, scratch_bytes))
+    scratch = by_kernel(graph, scratch_bytes, "scratch sizes")
+    facts = _facts(graph, scratch, by_kernel(graph, ordered_pixels, "promises of order"))
     count = len(graph.kernels)
     given = _State(0, 0, 0, ())
     for index in range(count):
@@ -73,12 +78,13 @@ def order_for_memory(
     return replace(graph, kernels=tuple(graph.kernels[index] for index in beam[0].order))
 
 
-def _facts(graph: KernelGraph, scratch: Sequence[int]) -> _Facts:
+def _facts(graph: KernelGraph, scratch: Sequence[int], ordered: Sequence[int]) -> _Facts:
     aliases = graph.aliases
     callers = {aliases.get(name, name) for name in (*graph.inputs, *graph.outputs)}
     producer: dict[str, int] = {}
     readers: dict[str, int] = {}
     needs, reads, writes, over = [], [], [], []
+    streams: list[tuple[str, int] | None] = []
     for index, kernel in enumerate(graph.kernels):
         roots = [aliases.get(name, name) for name in kernel.inputs]
         needs.append(sum({1 << producer[root] for root in roots if root in producer}))
@@ -100,8 +106,17 @@ def _facts(graph: KernelGraph, scratch: Sequence[int]) -> _Facts:
                 and all(i in places for i, root in enumerate(roots) if root == roots[place])
             )
         )
+        distance = overlap_distance(kernel.key, ordered[index]) if ordered[index] else None
+        if distance is None or roots[0] in callers or roots.count(roots[0]) > 1:
+            streams.append(None)
+        else:
+            under = graph.tensors[roots[0]].size_bytes
+            streams.append((roots[0], size + under - max(size, distance + under)))
     sizes = {name: graph.tensors[name].size_bytes for name in producer}
-    return _Facts(tuple(needs), readers, tuple(reads), tuple(writes), tuple(over), scratch, sizes)
+    return _Facts(
+        tuple(needs), readers, tuple(reads), tuple(writes), tuple(over), tuple(streams), scratch,
+        sizes,
+    )  # fmt: skip
 
 
 def _run(facts: _Facts, state: _State, index: int) -> _State:
@@ -110,8 +125,11 @@ def _run(facts: _Facts, state: _State, index: int) -> _State:
     size = 0 if output is None else facts.sizes[output]
     dying = [name for name in facts.reads[index] if not facts.readers[name] & ~done]
     during = state.live + size + facts.scratch[index]
+    stream = facts.streams[index]
     if output is not None and any(name in facts.over[index] for name in dying):
         during -= size
+    elif output is not None and stream is not None and stream[0] in dying:
+        during -= max(stream[1], 0)
     live = state.live + size - sum(facts.sizes[name] for name in dying)
     if output is not None and output not in facts.readers:
         live -= size

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from edgeopt.codegen.storage import overwritable, scratch_list, scratch_name
-from edgeopt.core.kernels import Buffer, KernelGraph, MemoryPlan
+from edgeopt.codegen.storage import by_kernel, overwritable, scratch_name
+from edgeopt.core.kernels import Buffer, KernelGraph, MemoryPlan, OpKey
+from edgeopt.core.network import DTYPE_BYTES
 
 
 class PlanError(ValueError):
@@ -13,12 +14,15 @@ class PlanError(ValueError):
 
 
 def check_plan(
-    graph: KernelGraph, planned: MemoryPlan, scratch_bytes: Mapping[str, int] | Sequence[int] = ()
+    graph: KernelGraph,
+    planned: MemoryPlan,
+    scratch_bytes: Mapping[str, int] | Sequence[int] = (),
+    ordered_pixels: Mapping[str, int] | Sequence[int] = (),
 ) -> None:
-    """Prove that no kernel writes over what another still needs.
+    """Prove that no kernel writes over what another, or itself, still needs.
 
     Lifetimes are worked out again from the graph, one kernel at a time, and not taken from the
-    plan.
+    plan. Where an output runs into its kernel's input, the kernel is followed block by block.
 
     Raises:
         PlanError: a buffer is missing, foreign, misplaced, or overlaps another that is live.
@@ -26,7 +30,8 @@ def check_plan(
     buffers = {buffer.name: buffer for buffer in planned.buffers}
     if len(buffers) != len(planned.buffers):
         raise PlanError("a buffer is placed twice")
-    expected = _expected(graph, scratch_list(graph, scratch_bytes))
+    ordered = by_kernel(graph, ordered_pixels, "promises of order")
+    expected = _expected(graph, by_kernel(graph, scratch_bytes, "scratch sizes"))
     if buffers.keys() != expected.keys():
         odd = sorted(buffers.keys() ^ expected.keys())
         raise PlanError(f"buffers {', '.join(odd)} are missing or foreign")
@@ -40,15 +45,22 @@ def check_plan(
             raise PlanError(f"{name}: offset {buffer.offset_bytes} is not aligned")
         if buffer.offset_bytes < 0 or buffer.offset_bytes + size > planned.arena_bytes:
             raise PlanError(f"{name}: lies outside the arena")
-    ordered = sorted(planned.buffers, key=lambda buffer: buffer.offset_bytes)
-    for index, low in enumerate(ordered):
-        for high in ordered[index + 1 :]:
+    rising = sorted(planned.buffers, key=lambda buffer: buffer.offset_bytes)
+    for index, low in enumerate(rising):
+        for high in rising[index + 1 :]:
             if high.offset_bytes >= low.offset_bytes + low.size_bytes:
                 break
             if high.first > low.last or low.first > high.last:
                 continue
-            if not (_written_over(graph, low, high) or _written_over(graph, high, low)):
-                raise PlanError(f"{low.name} and {high.name} overlap while both are live")
+            if (
+                _written_over(graph, low, high)
+                or _written_over(graph, high, low)
+                or _runs_into(graph, ordered, low, high)
+            ):
+                continue
+            raise PlanError(f"{low.name} and {high.name} overlap while both are live")
+    if planned.arena_bytes < planned.lower_bound_bytes or planned.gap_bytes < 0:
+        raise PlanError(f"{planned.arena_bytes} bytes are fewer than were proven to be needed")
 
 
 def _expected(graph: KernelGraph, scratch: Sequence[int]) -> dict[str, tuple[int, set[int]]]:
@@ -79,3 +91,39 @@ def _written_over(graph: KernelGraph, dying: Buffer, born: Buffer) -> bool:
         if graph.aliases.get(name, name) == dying.name
     ]
     return bool(places) and set(places) <= set(overwritable(kernel))
+
+
+def _runs_into(graph: KernelGraph, ordered: Sequence[int], out: Buffer, read: Buffer) -> bool:
+    """Whether ``out`` lies below an input that its kernel reads ahead of what it writes."""
+    if out.first != read.last or out.first == read.first or not ordered[out.first]:
+        return False
+    kernel = graph.kernels[out.first]
+    roots = [graph.aliases.get(name, name) for name in kernel.inputs]
+    if graph.aliases.get(kernel.output, kernel.output) != out.name:
+        return False
+    if roots[0] != read.name or roots.count(read.name) > 1:
+        return False
+    # From the last block to the first: `wanted` is the first byte that is still to be read.
+    wanted = read.offset_bytes + read.size_bytes
+    pixels = list(_windows(kernel.key))
+    pixel_bytes = kernel.key.out_shape[-1] * DTYPE_BYTES[kernel.key.out_dtype]
+    blocks = [pixels[i : i + ordered[out.first]] for i in range(0, len(pixels), ordered[out.first])]
+    done = len(pixels)
+    for block in reversed(blocks):
+        wanted = min(wanted, read.offset_bytes + min(block))
+        if out.offset_bytes + done * pixel_bytes > wanted:
+            return False
+        done -= len(block)
+    return len(pixels) * pixel_bytes == out.size_bytes
+
+
+def _windows(key: OpKey) -> Iterator[int]:
+    """For each output pixel, the offset of the first element of its window."""
+    if len(key.in_shape) != 3 or len(key.out_shape) != 3:
+        return
+    pixel_bytes = key.in_shape[2] * DTYPE_BYTES[key.dtype]
+    for y in range(key.out_shape[0]):
+        for x in range(key.out_shape[1]):
+            top = max(y * key.strides[0] - key.pads[0], 0)
+            left = max(x * key.strides[1] - key.pads[1], 0)
+            yield (top * key.in_shape[1] + left) * pixel_bytes

@@ -63,12 +63,12 @@ def overlap_distance(key: OpKey, ordered_pixels: int) -> int | None:
     return distance
 
 
-def scratch_list(
-    graph: KernelGraph, scratch_bytes: Mapping[str, int] | Sequence[int]
+def by_kernel(
+    graph: KernelGraph, numbers: Mapping[str, int] | Sequence[int], what: str
 ) -> Sequence[int]:
-    """Working memory of each kernel, in execution order."""
-    if isinstance(scratch_bytes, Mapping):
-        return [scratch_bytes.get(kernel.name, 0) for kernel in graph.kernels]
-    if scratch_bytes and len(scratch_bytes) != len(graph.kernels):
-        raise ValueError(f"{len(scratch_bytes)} scratch sizes for {len(graph.kernels)} kernels")
-    return scratch_bytes or [0] * len(graph.kernels)
+    """One number a kernel, in execution order, of a table by name or a list; 0 where none is."""
+    if isinstance(numbers, Mapping):
+        return [numbers.get(kernel.name, 0) for kernel in graph.kernels]
+    if numbers and len(numbers) != len(graph.kernels):
+        raise ValueError(f"{len(numbers)} {what} for {len(graph.kernels)} kernels")
+    return numbers or [0] * len(graph.kernels)

@@ -79,7 +79,7 @@ def make_artifact(
     Raises:
         InputError: an operator that nothing can compile, by name.
     """
-    graph = order_for_memory(fused(lower(network), target))
+    graph = fused(lower(network), target)
     functions = []
     constants = []
     known = choices or {}
@@ -95,13 +95,21 @@ def make_artifact(
             constants.append(template.pack(kernel.key, target, kernel.constants))
     if target.threads > 1 and sum(f.saved_cycles for f in functions) < WAKING_CYCLES:
         return make_artifact(network, replace(target, threads=1), choices)
-    scratch = {
-        kernel.name: function.scratch_bytes
-        for kernel, function in zip(graph.kernels, functions, strict=True)
-    }
-    memory = plan(graph, scratch, alignment=runner.buffer_alignment(target))
-    check_plan(graph, memory, scratch)
-    return Artifact(target, graph, tuple(functions), tuple(constants), memory)
+    names = [kernel.name for kernel in graph.kernels]
+    scratch = {name: f.scratch_bytes for name, f in zip(names, functions, strict=True)}
+    ordered = {name: f.ordered_pixels for name, f in zip(names, functions, strict=True)}
+    graph = order_for_memory(graph, scratch, ordered)
+    places = [names.index(kernel.name) for kernel in graph.kernels]
+    alignment = runner.buffer_alignment(target)
+    memory = plan(graph, scratch, alignment, ordered_pixels=ordered, exact=True)
+    check_plan(graph, memory, scratch, ordered)
+    return Artifact(
+        target,
+        graph,
+        tuple(functions[place] for place in places),
+        tuple(constants[place] for place in places),
+        memory,
+    )
 
 
 def build_kernels(artifact: Artifact, name: str, cache: StageCache) -> tuple[bytes, bool]:

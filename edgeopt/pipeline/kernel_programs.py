@@ -257,7 +257,7 @@ class KernelPrograms:
         }
         code = emit.render(
             graph,
-            plan(graph, scratch, alignment=runner.BUFFER_ALIGNMENT_BYTES),
+            plan(graph, scratch, runner.buffer_alignment(self.profile.target)),
             functions,
             [self.packed(key, choice) for key, choice in kernels],
             {"kernels.o": self._compile(kernels)},

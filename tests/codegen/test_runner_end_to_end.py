@@ -61,7 +61,7 @@ def make(network: Network, profile: DeviceProfile, l2_bytes: int = 0) -> Made:
     kernels = compile_object(primfuncs, target)
     vectors = make_vectors(network)
     code = emit.render(
-        graph, plan(graph, scratch, runner.BUFFER_ALIGNMENT_BYTES), functions, constants,
+        graph, plan(graph, scratch, runner.buffer_alignment(target)), functions, constants,
         {"kernels.o": kernels}, name=NAME, origin=emit.Origin("test"), vectors=vectors,
     )  # fmt: skip
     return Made(code, vectors)
