@@ -47,7 +47,7 @@ class KernelFunction:
     output rows, in whatever order inside a row, states the row's width; one that finishes two rows
     at a time, twice that; one that handles two pixels at a time with all their channels, 2. Reading
     earlier, into registers or scratch, is always allowed; so is reading bytes that are not used.
-    0 promises nothing.
+    0 promises nothing. The C of such a kernel has no ``restrict`` on input 0 or the output.
     """
 
     key: OpKey

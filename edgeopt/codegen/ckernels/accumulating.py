@@ -24,6 +24,11 @@ from edgeopt.core.target import TargetSpec
 
 class _Accumulating(CTemplate):
     part = ""
+    pixels = 1  # finished at a time
+
+    def ordered_pixels(self, key: OpKey, target: TargetSpec) -> int:
+        """Pixels are finished in order."""
+        return self.pixels
 
     def consts(self, key: OpKey, target: TargetSpec) -> tuple[Const, ...]:
         """Weights, biases and multipliers, and the table of an activation."""
@@ -62,6 +67,7 @@ class PlainPointwise(_Accumulating):
 
     name = "c_pointwise"
     part = "plain_pointwise"
+    pixels = 2
 
     def body(self, key: OpKey, target: TargetSpec) -> str:
         """One call."""

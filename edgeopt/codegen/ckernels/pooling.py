@@ -20,6 +20,10 @@ class CMaxPool(CTemplate):
 
     name = "c_maxpool"
 
+    def ordered_pixels(self, key: OpKey, target: TargetSpec) -> int:
+        """Pixels are finished in order."""
+        return 1
+
     def sections(self, key: OpKey, target: TargetSpec) -> tuple[str, ...]:
         """The loops."""
         return ("base", "maxpool")
@@ -33,6 +37,10 @@ class CAverage(CTemplate):
     """Averages of windows, of whole maps, and sums of whole maps."""
 
     name = "c_average"
+
+    def ordered_pixels(self, key: OpKey, target: TargetSpec) -> int:
+        """Pixels are finished in order."""
+        return 1
 
     def consts(self, key: OpKey, target: TargetSpec) -> tuple[Const, ...]:
         """Zero points and clamps, and a multiplier for each number of elements there may be."""

@@ -36,6 +36,10 @@ class CTemplate(BaseTemplate):
         """Statements of the function; parameters have the names of `function`'s arguments."""
         raise NotImplementedError
 
+    def ordered_pixels(self, key: OpKey, target: TargetSpec) -> int:
+        """What the kernel promises of the order it works in: `KernelFunction.ordered_pixels`."""
+        return 0
+
     def function(self, key: OpKey, target: TargetSpec) -> KernelFunction:
         """Symbol, parameters and scratch of the kernel; a kernel in C is not divided."""
         args = [Arg("input", f"x{i}", key.dtype) for i in range(key.inputs)]
@@ -44,7 +48,10 @@ class CTemplate(BaseTemplate):
         scratch = round_up(self.scratch_bytes(key, target), SCRATCH_ALIGNMENT_BYTES)
         if scratch:
             args.append(Arg("scratch", "scratch", "u8"))
-        return KernelFunction(key, symbol_of(key, self.choice), tuple(args), scratch, self.name)
+        return KernelFunction(
+            key, symbol_of(key, self.choice), tuple(args), scratch, self.name,
+            ordered_pixels=self.ordered_pixels(key, target),
+        )  # fmt: skip
 
     def primfunc(self, key: OpKey, target: TargetSpec) -> Any:
         """Refused: this kernel is C."""
