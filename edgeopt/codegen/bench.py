@@ -38,6 +38,7 @@ class ArgView:
     dtype: str
     bytes: int
     data: str  # C expression, NULL for pseudo-random content
+    role: str  # CONSTANT, READ or WRITTEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +138,14 @@ def _kernel(
             data = "NULL"
             if array.nbytes <= EMBED_BYTES:
                 data = f"&{pool.add(array, arg.dtype).symbol}"
-            views.append(ArgView(arg.dtype, array.nbytes, data))
+            views.append(ArgView(arg.dtype, array.nbytes, data, "CONSTANT"))
         elif arg.kind == "scratch":
-            views.append(ArgView("u8", function.scratch_bytes, "NULL"))
+            views.append(ArgView("u8", function.scratch_bytes, "NULL", "WRITTEN"))
         elif arg.kind in ("input", "residual") and remaining:
-            views.append(ArgView(arg.dtype, remaining.pop(0), "NULL"))
+            views.append(ArgView(arg.dtype, remaining.pop(0), "NULL", "READ"))
         else:
-            views.append(ArgView(arg.dtype, _bound_bytes(function.key, arg), "NULL"))
+            role = "WRITTEN" if arg.kind == "output" else "READ"
+            views.append(ArgView(arg.dtype, _bound_bytes(function.key, arg), "NULL", role))
         if arg.kind == "scratch":
             arguments.append(expression)
         else:

@@ -1,9 +1,11 @@
 /* bench: times whole runs of the network and prints one JSON object.
  *
- *     bench [--runs N] [--min-ms T] [--warmup N] [--cpu C] [--samples] [--threads N]
+ *     bench [--runs N] [--min-ms T] [--warmup N] [--warm-ms T] [--cpu C] [--samples] [--anchors]
+ *           [--threads N]
  *
  * At least N runs and at least T milliseconds are measured, after N warm-up runs and 50 ms of
- * them. Threads are as many as the network was compiled for, unless --threads says otherwise; --cpu
+ * them, or --warm-ms. With --anchors a fixed piece of arithmetic is timed after every run: where it
+ * takes longer than usual, the machine was disturbed. Threads are as many as the network was compiled for, unless --threads says otherwise; --cpu
  * pins the one that calls the network. Built with EDGEOPT_PROFILE it also times every kernel; its whole-run times then include
  * reading the clock between kernels.
  *
@@ -14,7 +16,6 @@
 #include <string.h>
 
 #define MAX_SAMPLES 100000
-#define WARM_UP_NS 50000000u
 
 #ifdef EDGEOPT_PROFILE
 static uint64_t *marks; /* [kernel][sample] */
@@ -39,11 +40,12 @@ static void run(const void *const *inputs, void *const *outputs) {
 
 int main(int argc, char **argv) {
     const edgeopt_program *p = &edgeopt_the_program;
-    long runs = 50, warmup = 5, min_ms = 200;
+    long runs = 50, warmup = 5, min_ms = 200, warm_ms = 50;
     const char *threads = NULL, *cpu = NULL;
-    int print_samples = 0, arg;
+    int print_samples = 0, print_anchors = 0, arg;
     uint64_t seed = 0x9E3779B97F4A7C15u, begin, total_ns = 0;
     uint64_t *samples = (uint64_t *)edgeopt_alloc(MAX_SAMPLES * sizeof *samples, 64);
+    uint64_t *anchors = (uint64_t *)edgeopt_alloc(MAX_SAMPLES * sizeof *anchors, 64);
     void *arena = edgeopt_alloc(p->arena_bytes, p->arena_alignment);
     void **inputs = (void **)edgeopt_alloc(p->input_count * sizeof *inputs, sizeof *inputs);
     void **outputs = (void **)edgeopt_alloc(p->output_count * sizeof *outputs, sizeof *outputs);
@@ -56,12 +58,18 @@ int main(int argc, char **argv) {
             print_samples = 1;
             continue;
         }
+        if (strcmp(argv[arg], "--anchors") == 0) {
+            print_anchors = 1;
+            continue;
+        }
         if (strcmp(argv[arg], "--runs") == 0) {
             runs = edgeopt_number("--runs", value, 1, MAX_SAMPLES);
         } else if (strcmp(argv[arg], "--min-ms") == 0) {
             min_ms = edgeopt_number("--min-ms", value, 0, 600000);
         } else if (strcmp(argv[arg], "--warmup") == 0) {
             warmup = edgeopt_number("--warmup", value, 0, 1000000);
+        } else if (strcmp(argv[arg], "--warm-ms") == 0) {
+            warm_ms = edgeopt_number("--warm-ms", value, 0, 600000);
         } else if (strcmp(argv[arg], "--cpu") == 0) {
             (void)edgeopt_number("--cpu", value, 0, 4096);
             cpu = value;
@@ -69,8 +77,8 @@ int main(int argc, char **argv) {
             (void)edgeopt_number("--threads", value, 1, 16);
             threads = value;
         } else {
-            edgeopt_fail(2, "usage: bench [--runs N] [--min-ms T] [--warmup N] [--cpu C]",
-                         "[--samples] [--threads N]");
+            edgeopt_fail(2, "usage: bench [--runs N] [--min-ms T] [--warmup N] [--warm-ms T]",
+                         "[--cpu C] [--samples] [--anchors] [--threads N]");
         }
         ++arg;
     }
@@ -93,7 +101,8 @@ int main(int argc, char **argv) {
     }
 
     begin = edgeopt_now_ns();
-    for (done = 0; done < warmup || edgeopt_now_ns() - begin < WARM_UP_NS; ++done) {
+    for (done = 0; done < warmup || edgeopt_now_ns() - begin < (uint64_t)warm_ms * 1000000u;
+         ++done) {
         run((const void *const *)inputs, outputs);
     }
     while (count < MAX_SAMPLES &&
@@ -105,6 +114,9 @@ int main(int argc, char **argv) {
         run((const void *const *)inputs, outputs);
         samples[count] = edgeopt_now_ns() - begin;
         total_ns += samples[count];
+        if (print_anchors) {
+            anchors[count] = edgeopt_anchor_ns();
+        }
         ++count;
     }
 
@@ -113,6 +125,13 @@ int main(int argc, char **argv) {
         (void)printf(", \"samples_ns\": [");
         for (i = 0; i < count; ++i) {
             (void)printf("%s%llu", i == 0 ? "" : ", ", (unsigned long long)samples[i]);
+        }
+        (void)printf("]");
+    }
+    if (print_anchors) {
+        (void)printf(", \"anchors_ns\": [");
+        for (i = 0; i < count; ++i) {
+            (void)printf("%s%llu", i == 0 ? "" : ", ", (unsigned long long)anchors[i]);
         }
         (void)printf("]");
     }

@@ -48,6 +48,10 @@ void edgeopt_profile_mark(int32_t kernel);
 /* Monotonic clock, in nanoseconds. */
 uint64_t edgeopt_now_ns(void);
 
+/* Nanoseconds that a fixed piece of arithmetic takes now (a few microseconds, registers only): more
+ * than usual while something else shares the processor or its clock is lower. */
+uint64_t edgeopt_anchor_ns(void);
+
 /* Pins the process to one processor; 0 on success. */
 int edgeopt_pin(long cpu);
 

@@ -1,7 +1,7 @@
 /* kernel_bench: times single kernels in interleaved passes; one JSON object a line.
  *
- *     kernel_bench [--passes N] [--samples N] [--min-us T] [--flush-bytes B] [--cpu C]
- *                  [--seed S] [KEY...]
+ *     kernel_bench [--passes N] [--samples N] [--min-us T] [--flush-bytes B] [--chain N]
+ *                  [--cpu C] [--seed S] [KEY...]
  *
  * Every pass visits the kernels (all, or the KEYs given: digests or indices) in a new random
  * order. A visit warms up, then takes the samples, each the mean of enough calls to last T
@@ -26,6 +26,8 @@
 #define MAX_VISIT_SAMPLES 1000
 #define MAX_COLD_CALLS 8u
 #define WARM_UP_NS 200000u
+#define MAX_CHAIN 1024
+#define PATTERN_BYTES 4096u
 
 static volatile unsigned char sink;
 
@@ -115,6 +117,97 @@ static void visit(const edgeopt_bench_kernel *kernel, void *const *pointers, lon
     (void)fflush(stdout);
 }
 
+/* --- kernels in turn, as in a network ----------------------------------------------------------*/
+
+static size_t rounded(size_t bytes) { return (bytes + 127u) / 64u * 64u; }
+
+static size_t arena_bytes(const edgeopt_bench_kernel *kernel) {
+    size_t i, bytes = 0;
+    for (i = 0; i < kernel->arg_count; ++i) {
+        if (kernel->args[i].role != EDGEOPT_BENCH_CONSTANT) {
+            bytes += rounded(kernel->args[i].bytes);
+        }
+    }
+    return bytes;
+}
+
+/* What a kernel is called with in a chain: constants of its own, the rest in the arena. */
+static void place(const edgeopt_bench_kernel *kernel, void *const *own, void **pointers,
+                  unsigned char *arena) {
+    size_t i;
+    for (i = 0; i < kernel->arg_count; ++i) {
+        pointers[i] = own[i];
+        if (kernel->args[i].role != EDGEOPT_BENCH_CONSTANT) {
+            pointers[i] = arena;
+            arena += rounded(kernel->args[i].bytes);
+        }
+    }
+}
+
+/* Writes a kernel's inputs: ordinary numbers, few enough to come from the nearest cache. */
+static void produce(const edgeopt_bench_kernel *kernel, void *const *pointers,
+                    const unsigned char *pattern) {
+    size_t i, done;
+    for (i = 0; i < kernel->arg_count; ++i) {
+        const edgeopt_bench_arg *arg = &kernel->args[i];
+        for (done = 0; arg->role == EDGEOPT_BENCH_READ && done < arg->bytes;
+             done += PATTERN_BYTES) {
+            size_t left = arg->bytes - done;
+            memcpy((unsigned char *)pointers[i] + done,
+                   pattern + (strcmp(arg->dtype, "f32") == 0 ? PATTERN_BYTES : 0u),
+                   left < PATTERN_BYTES ? left : PATTERN_BYTES);
+        }
+    }
+}
+
+static void visit_chain(const size_t *chosen, void ***own, size_t count, long pass, long samples,
+                        unsigned char *arena, const unsigned char *pattern, uint64_t step) {
+    void **pointers[MAX_CHAIN];
+    double *times = (double *)edgeopt_alloc(count * (size_t)samples * sizeof *times, 64);
+    uint64_t *anchors = (uint64_t *)edgeopt_alloc(count * (size_t)samples * sizeof *anchors, 64);
+    uint64_t before = edgeopt_anchor_ns();
+    size_t i;
+    long round;
+    for (i = 0; i < count; ++i) {
+        const edgeopt_bench_kernel *kernel = &edgeopt_bench_kernels[chosen[i]];
+        pointers[i] =
+            (void **)edgeopt_alloc((kernel->arg_count + 1) * sizeof **pointers, sizeof(void *));
+        place(kernel, own[i], pointers[i], arena);
+    }
+    for (round = -2; round < samples; ++round) {
+        for (i = 0; i < count; ++i) {
+            const edgeopt_bench_kernel *kernel = &edgeopt_bench_kernels[chosen[i]];
+            uint64_t begin, spent, after;
+            produce(kernel, pointers[i], pattern);
+            begin = edgeopt_now_ns();
+            call(kernel, pointers[i]);
+            spent = edgeopt_now_ns() - begin;
+            after = edgeopt_anchor_ns();
+            if (round >= 0) {
+                size_t at = i * (size_t)samples + (size_t)round;
+                times[at] = spent > step ? (double)(spent - step) : 0.0;
+                anchors[at] = after > before ? after : before;
+            }
+            before = after;
+        }
+    }
+    for (i = 0; i < count; ++i) {
+        (void)printf("{\"key\": \"%s\", \"pass\": %ld, \"calls\": 1, \"ns\": [",
+                     edgeopt_bench_kernels[chosen[i]].key, pass);
+        for (round = 0; round < samples; ++round) {
+            (void)printf("%s%.0f", round == 0 ? "" : ", ",
+                         times[i * (size_t)samples + (size_t)round]);
+        }
+        (void)printf("], \"anchors\": [");
+        for (round = 0; round < samples; ++round) {
+            (void)printf("%s%llu", round == 0 ? "" : ", ",
+                         (unsigned long long)anchors[i * (size_t)samples + (size_t)round]);
+        }
+        (void)printf("]}\n");
+    }
+    (void)fflush(stdout);
+}
+
 static size_t find(const char *text) {
     size_t i;
     for (i = 0; i < edgeopt_bench_kernel_count; ++i) {
@@ -129,8 +222,9 @@ static size_t find(const char *text) {
 }
 
 int main(int argc, char **argv) {
-    long passes = 3, samples = 5, min_us = 200, cold_bytes = 0, cpu = -1, pass;
-    uint64_t seed = 1;
+    long passes = 3, samples = 5, min_us = 200, cold_bytes = 0, chain = 0, cpu = -1, pass;
+    uint64_t seed = 1, step;
+    unsigned char *arena = NULL, *pattern = NULL;
     size_t *chosen =
         (size_t *)edgeopt_alloc((edgeopt_bench_kernel_count + (size_t)argc) * sizeof *chosen, 64);
     void ***pointers = (void ***)edgeopt_alloc(
@@ -153,6 +247,8 @@ int main(int argc, char **argv) {
             min_us = edgeopt_number("--min-us", value, 0, 60000000);
         } else if (strcmp(argv[arg], "--flush-bytes") == 0) {
             cold_bytes = edgeopt_number("--flush-bytes", value, 0, 1L << 30);
+        } else if (strcmp(argv[arg], "--chain") == 0) {
+            chain = edgeopt_number("--chain", value, 1, MAX_CHAIN);
         } else if (strcmp(argv[arg], "--seed") == 0) {
             seed = (uint64_t)edgeopt_number("--seed", value, 0, 2147483646) + 1;
         } else if (strcmp(argv[arg], "--cpu") == 0) {
@@ -172,8 +268,21 @@ int main(int argc, char **argv) {
         cold = (unsigned char *)edgeopt_alloc((size_t)cold_bytes, 64);
         memset(cold, 1, (size_t)cold_bytes); /* own pages: untouched ones share one page of zeros */
     }
+    step = clock_step();
     (void)printf("{\"bench\": 1, \"kernels\": %lu, \"clock_ns\": %llu, \"cpu\": %ld}\n",
-                 (unsigned long)count, (unsigned long long)clock_step(), cpu);
+                 (unsigned long)count, (unsigned long long)step, cpu);
+    if (chain > 0) {
+        size_t largest = 64;
+        for (i = 0; i < count; ++i) {
+            size_t bytes = arena_bytes(&edgeopt_bench_kernels[chosen[i]]);
+            largest = bytes > largest ? bytes : largest;
+        }
+        arena = (unsigned char *)edgeopt_alloc(largest, 64);
+        memset(arena, 0, largest);
+        pattern = (unsigned char *)edgeopt_alloc(2 * PATTERN_BYTES, 64);
+        edgeopt_fill(pattern, PATTERN_BYTES, "i8", &seed);
+        edgeopt_fill(pattern + PATTERN_BYTES, PATTERN_BYTES, "f32", &seed);
+    }
     for (i = 0; i < count; ++i) {
         const edgeopt_bench_kernel *kernel = &edgeopt_bench_kernels[chosen[i]];
         pointers[i] =
@@ -190,7 +299,14 @@ int main(int argc, char **argv) {
             chosen[j] = index;
             pointers[j] = mine;
         }
-        for (i = 0; i < count; ++i) {
+        for (i = 0; chain > 0 && i < count;) {
+            /* Chains of like length: the last would else be short, and its caches warm. */
+            size_t chains = (count - i + (size_t)chain - 1) / (size_t)chain;
+            size_t length = (count - i + chains - 1) / chains;
+            visit_chain(chosen + i, pointers + i, length, pass, samples, arena, pattern, step);
+            i += length;
+        }
+        for (i = 0; chain == 0 && i < count; ++i) {
             visit(&edgeopt_bench_kernels[chosen[i]], pointers[i], pass, samples,
                   (uint64_t)min_us * 1000u, cold, (size_t)cold_bytes);
         }

@@ -7,12 +7,16 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* What a parameter is to a network: its own constants, or something that comes and goes. */
+enum { EDGEOPT_BENCH_CONSTANT, EDGEOPT_BENCH_READ, EDGEOPT_BENCH_WRITTEN };
+
 /* One pointer parameter: its size, and its content where it matters (tables, clamps) rather than
  * pseudo-random numbers of `dtype`. */
 typedef struct {
     const char *dtype;
     size_t bytes;
     const void *data;
+    int role;
 } edgeopt_bench_arg;
 
 typedef struct {
