@@ -6,8 +6,6 @@ same objects.
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import selectors
 import subprocess
@@ -276,51 +274,3 @@ class KernelPrograms:
                 path.write_bytes(built.paths["bench"].read_bytes())
                 path.chmod(0o755)
         return LocalProgram((*self.engine, str(path)))
-
-
-def time_networks(
-    programs: Mapping[str, LocalProgram],
-    *,
-    rounds: int = 8,
-    min_ms: int = 25,
-    cpu: int | None = None,
-    tick: Callable[[int, int], None] | None = None,
-) -> dict[str, float]:
-    """Median nanoseconds of whole networks, visited in turn so that drift hits all alike.
-
-    The median is that of undisturbed visits, as for kernels.
-
-    Raises:
-        BoardError: a program fails or prints something else.
-    """
-    from edgeopt.latency.protocol import summarise
-
-    windows: dict[str, list[list[float]]] = {name: [] for name in programs}
-    options = ["--runs", "20", "--min-ms", str(min_ms), "--samples"]
-    if cpu is not None:
-        options += ["--cpu", str(cpu)]
-    for number in range(rounds):
-        for name, program in programs.items():
-            windows[name].append(read_bench("".join(program.run(options))))
-        if tick is not None:
-            tick(number + 1, rounds)
-    return {name: summarise(values).median_ns for name, values in windows.items()}
-
-
-def read_bench(text: str) -> list[float]:
-    """The samples in nanoseconds that a network's bench program printed.
-
-    Raises:
-        BoardError: it printed something else.
-    """
-    try:
-        found = [float(value) for value in json.loads(text)["samples_ns"]]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        shown = "".join(c if c.isprintable() else "?" for c in text[:80])
-        raise BoardError(
-            f"printed something other than a bench result: {shown!r}", where="bench program",
-            hint="does something else write to the same standard output?",
-        ) from error  # fmt: skip
-    if not found or not all(math.isfinite(value) and value > 0 for value in found):
-        raise BoardError("printed no usable times", where="bench program", hint="run it again")
-    return found

@@ -340,7 +340,7 @@ def network_times(
     A name is the precision, a blank, and the subnet. Subnets of a smaller count come first in
     those of a larger one.
     """
-    from edgeopt.pipeline.kernel_programs import time_networks
+    from edgeopt.pipeline.network_times import time_networks
 
     graphs = {
         f"{precision} {config}": kernels.lowered(space, config, precision, programs.profile.target)

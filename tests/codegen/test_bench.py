@@ -67,6 +67,22 @@ def test_caches_can_be_displaced(program: Path) -> None:
     assert result["calls"] <= 8  # type: ignore[operator]
 
 
+def test_kernels_run_in_chains_beside_anchors(program: Path) -> None:
+    wanted = [f.key.digest for f in handmade.FUNCTIONS]
+    options = ("--chain", "3", "--samples", "7", "--passes", "5")
+    head, *results, end = lines(program, *options)
+    assert end == {"done": True} and head["bench"] == 1
+    assert sorted(str(r["key"]) for r in results) == sorted(wanted * 5)
+    for result in results:
+        samples, anchors = result["ns"], result["anchors"]
+        assert isinstance(samples, list) and isinstance(anchors, list)
+        assert result["calls"] == 1 and len(samples) == len(anchors) == 7
+        assert all(value >= 0 for value in samples) and all(value > 0 for value in anchors)
+    # Others fill the chain, and are not reported.
+    _, *results, _ = lines(program, *options, wanted[0])
+    assert [r["key"] for r in results] == wanted[:1] * 5
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -86,8 +102,8 @@ def test_large_constants_are_not_embedded() -> None:
     function = handmade.FUNCTIONS[0]
     large = {"w": np.zeros(bench.EMBED_BYTES, np.float32), "b": np.ones(3, np.float32)}
     table = bench.render_kernel_bench([function], [large])["kernel_table.c"].decode()
-    assert f'{{"f32", {4 * bench.EMBED_BYTES}u, NULL}}' in table
-    assert '{"f32", 12u, &constant_0}' in table
+    assert f'{{"f32", {4 * bench.EMBED_BYTES}u, NULL, EDGEOPT_BENCH_CONSTANT}}' in table
+    assert '{"f32", 12u, &constant_0, EDGEOPT_BENCH_CONSTANT}' in table
     assert len(table) < 4000
 
 

@@ -12,7 +12,7 @@ from keys import depthwise, many, pointwise, table_of, truth_ns
 from edgeopt.core.errors import BoardError, InputError
 from edgeopt.core.kernels import OpKey
 from edgeopt.graph.opkey_model import feeds_of, model_of
-from edgeopt.latency.meters import METERS, Meter
+from edgeopt.latency.meters import METERS, Meter, Window
 from edgeopt.latency.meters.ort import OrtMeter
 from edgeopt.latency.meters.program import BenchProgram, ProgramMeter
 from edgeopt.latency.meters.replay import ReplayMeter
@@ -125,6 +125,38 @@ class Fixed:
 HEAD = '{"bench": 1, "kernels": 1, "clock_ns": 30}'
 DIGEST = GOOD[0].digest
 WINDOW = f'{{"key": "{DIGEST}", "ns": [1.0]}}'
+
+
+def test_samples_beside_a_slow_anchor_do_not_count() -> None:
+    def window(ns: list[float], anchors: list[float]) -> Fixed:
+        line = json.dumps({"key": DIGEST, "calls": 1, "ns": ns, "anchors": anchors})
+        return Fixed([HEAD, line, '{"done": true}'])
+
+    runs = iter(
+        [
+            window([10.0, 14.0, 11.0], [4.0, 6.0, 4.1]),
+            window([13.0, 14.0], [6.0, 5.0]),
+            window([10.5], [3.0]),
+        ]
+    )
+    seen: list[Sequence[str]] = []
+
+    class Program:
+        def run(self, args: Sequence[str]) -> Iterator[str]:
+            seen.append(args)
+            return next(runs).run(args)
+
+    meter = ProgramMeter(lambda keys: (Program(), {}), "1", chain=27)
+    meter.prepare(GOOD[:1])
+    times = [[w.samples_ns for w in meter.visit(GOOD[:1]) if isinstance(w, Window)] for _ in "abc"]
+    # In the second visit the machine never was at its best: all of it is kept.
+    assert times == [[(10.0, 11.0)], [(13.0, 14.0)], [(10.5,)]]
+    assert [args[args.index("--chain") + 1] for args in seen] == ["27"] * 3
+    assert len({args[args.index("--seed") + 1] for args in seen}) == 3
+    odd = ProgramMeter(lambda keys: (window([1.0, 2.0], [1.0]), {}), "1", chain=27)
+    odd.prepare(GOOD[:1])
+    with pytest.raises(BoardError, match="anchors that are not the samples'"):
+        list(odd.visit(GOOD[:1]))
 
 
 @pytest.mark.parametrize(

@@ -160,8 +160,9 @@ static void produce(const edgeopt_bench_kernel *kernel, void *const *pointers,
     }
 }
 
-static void visit_chain(const size_t *chosen, void ***own, size_t count, long pass, long samples,
-                        unsigned char *arena, const unsigned char *pattern, uint64_t step) {
+static void visit_chain(const size_t *chosen, void ***own, size_t count,
+                        const unsigned char *asked, long pass, long samples, unsigned char *arena,
+                        const unsigned char *pattern, uint64_t step) {
     void **pointers[MAX_CHAIN];
     double *times = (double *)edgeopt_alloc(count * (size_t)samples * sizeof *times, 64);
     uint64_t *anchors = (uint64_t *)edgeopt_alloc(count * (size_t)samples * sizeof *anchors, 64);
@@ -192,6 +193,9 @@ static void visit_chain(const size_t *chosen, void ***own, size_t count, long pa
         }
     }
     for (i = 0; i < count; ++i) {
+        if (!asked[chosen[i]]) {
+            continue;
+        }
         (void)printf("{\"key\": \"%s\", \"pass\": %ld, \"calls\": 1, \"ns\": [",
                      edgeopt_bench_kernels[chosen[i]].key, pass);
         for (round = 0; round < samples; ++round) {
@@ -225,6 +229,7 @@ int main(int argc, char **argv) {
     long passes = 3, samples = 5, min_us = 200, cold_bytes = 0, chain = 0, cpu = -1, pass;
     uint64_t seed = 1, step;
     unsigned char *arena = NULL, *pattern = NULL;
+    unsigned char *asked = (unsigned char *)edgeopt_alloc(edgeopt_bench_kernel_count + 1, 64);
     size_t *chosen =
         (size_t *)edgeopt_alloc((edgeopt_bench_kernel_count + (size_t)argc) * sizeof *chosen, 64);
     void ***pointers = (void ***)edgeopt_alloc(
@@ -272,7 +277,19 @@ int main(int argc, char **argv) {
     (void)printf("{\"bench\": 1, \"kernels\": %lu, \"clock_ns\": %llu, \"cpu\": %ld}\n",
                  (unsigned long)count, (unsigned long long)step, cpu);
     if (chain > 0) {
-        size_t largest = 64;
+        size_t largest = 64, at = 0;
+        memset(asked, 0, edgeopt_bench_kernel_count);
+        for (i = 0; i < count; ++i) {
+            asked[chosen[i]] = 1;
+        }
+        if (edgeopt_bench_kernel_count > 0) {
+            at = (size_t)(edgeopt_random(&seed) % edgeopt_bench_kernel_count);
+        }
+        for (i = 0; i < edgeopt_bench_kernel_count && count < (size_t)chain; ++i) {
+            if (!asked[(at + i) % edgeopt_bench_kernel_count]) {
+                chosen[count++] = (at + i) % edgeopt_bench_kernel_count;
+            }
+        }
         for (i = 0; i < count; ++i) {
             size_t bytes = arena_bytes(&edgeopt_bench_kernels[chosen[i]]);
             largest = bytes > largest ? bytes : largest;
@@ -303,7 +320,8 @@ int main(int argc, char **argv) {
             /* Chains of like length: the last would else be short, and its caches warm. */
             size_t chains = (count - i + (size_t)chain - 1) / (size_t)chain;
             size_t length = (count - i + chains - 1) / chains;
-            visit_chain(chosen + i, pointers + i, length, pass, samples, arena, pattern, step);
+            visit_chain(chosen + i, pointers + i, length, asked, pass, samples, arena, pattern,
+                        step);
             i += length;
         }
         for (i = 0; chain == 0 && i < count; ++i) {

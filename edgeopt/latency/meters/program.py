@@ -22,6 +22,8 @@ from edgeopt.latency.meters import Outcome, Refused, Window
 MAX_LINE = 64 * 1024
 MAX_SAMPLES = 10_000
 MAX_CALLS = 1 << 40
+#: Samples beside an anchor this much slower than the best one were disturbed.
+ANCHOR_EXCESS = 0.05
 #: A board may claim to have measured this much longer than it took until its lines were here.
 CLOCK_FACTOR, CLOCK_SLACK_S = 2.0, 0.25
 
@@ -50,6 +52,8 @@ class ProgramMeter:
         flush_bytes: caches are displaced by so many bytes before each call; 0 leaves them warm.
         cpu: processor to pin to; None lets the device choose.
         together: kernels of one program are visited together: starting one is dear.
+        chain: so many kernels run in turn as in a network, each sample one call beside an anchor;
+            0 repeats every kernel by itself.
         fastest_ns: no kernel can be faster on the device than this; None believes anything.
     """
 
@@ -64,9 +68,12 @@ class ProgramMeter:
     cpu: int | None = None
     progress: Callable[[int, int], None] | None = None
     together: bool = False
+    chain: int = 0
     fastest_ns: Callable[[OpKey], float] | None = None
     pinned: bool | None = None  # whether the last program was bound to `cpu`; None: it did not say
     _programs: dict[OpKey, BenchProgram] = field(default_factory=dict, repr=False)
+    _best_anchor_ns: float = math.inf
+    _visits: int = 0
 
     def prepare(self, keys: Sequence[OpKey]) -> dict[OpKey, str]:
         """Build programs for the keys that have none yet, batch by batch."""
@@ -84,7 +91,7 @@ class ProgramMeter:
 
     def groups(self, keys: Sequence[OpKey]) -> list[list[OpKey]]:
         """The keys by program, where that matters."""
-        if not self.together:
+        if not self.together and not self.chain:
             return [list(keys)]
         return [members for _, members in self._by_program(keys)]
 
@@ -104,12 +111,17 @@ class ProgramMeter:
         options = ["--passes", "1", "--samples", str(self.samples), "--min-us", str(self.min_us)]
         if self.flush_bytes:
             options += ["--flush-bytes", str(self.flush_bytes)]
+        if self.chain:
+            # The seed decides which other kernels fill a chain.
+            self._visits += 1
+            options += ["--chain", str(self.chain), "--seed", str(self._visits)]
         if self.cpu is not None:
             options += ["--cpu", str(self.cpu)]
         for program, members in self._by_program(keys):
             by_digest = {key.digest: key for key in members}
-            reader = Reader(by_digest, self.fastest_ns)
+            reader = Reader(by_digest, self.fastest_ns, best_anchor_ns=self._best_anchor_ns)
             yield from reader.read(program.run([*options, *by_digest]))
+            self._best_anchor_ns = reader.best_anchor_ns
             if self.cpu is not None and reader.cpu is not None:
                 self.pinned = reader.cpu == self.cpu
 
@@ -128,6 +140,7 @@ class Reader:
     fastest_ns: Callable[[OpKey], float] | None = None
     clock: Callable[[], float] = time.monotonic
     cpu: int | None = None  # the processor it says it is bound to, -1 for none
+    best_anchor_ns: float = math.inf
     _claimed_ns: float = 0.0
 
     def read(self, lines: Iterator[str]) -> Iterator[Outcome]:
@@ -199,8 +212,24 @@ class Reader:
         least = 0.0 if self.fastest_ns is None else self.fastest_ns(key)
         if sorted(times)[len(times) // 2] < least:
             raise _strange(f"times that cannot be: {key} takes at least {least:.3g} ns here", line)
+        times = self._undisturbed(times, message.get("anchors"), line)
         # One call that is over before the clock moves: the kernel is faster than its step.
         return tuple(max(value, 0.1) for value in times)
+
+    def _undisturbed(self, times: list[float], anchors: object, line: str) -> list[float]:
+        """The samples beside which the machine was at its best; all if it never was."""
+        if anchors is None:
+            return times
+        if (
+            not isinstance(anchors, list)
+            or len(anchors) != len(times)
+            or not all(_is_number(value) and 0 < value < math.inf for value in anchors)
+        ):
+            raise _strange("anchors that are not the samples'", line)
+        self.best_anchor_ns = min(self.best_anchor_ns, *anchors)
+        limit = self.best_anchor_ns * (1 + ANCHOR_EXCESS)
+        good = [value for value, anchor in zip(times, anchors, strict=True) if anchor <= limit]
+        return good or times
 
 
 def fastest_ns(profile: DeviceProfile, key: OpKey, threads: int = 1) -> float:
