@@ -1,25 +1,66 @@
-"""Peak arena bytes of subnets beside the lower bound (the largest set of buffers live at once).
+"""Peak arena bytes of networks beside the lower bound (the largest set of bytes live at once).
 
     python benchmarks/memory.py [--space cifar] [--device rpi4] [--count 10] [--seed 0]
+                                [--boards nucleo-l4r5zi,nucleo-h743zi,mps3-an547,rpi-pico,esp32c3]
 
-The first two subnets are the largest and the smallest of the space, the others random. Scratch of
-the kernels is counted; network inputs and outputs are the caller's. ``unshared`` is what the same
-buffers would take side by side.
+First the int8 networks of MLPerf Tiny on microcontrollers, from $EDGEOPT_DATA/mlperf_tiny: the
+arena with the kernels' scratch, its lower bound, what is proven to be needed, and what it would be
+if no output ran into its input (`apart`). ``in+out`` is the caller's, outside the arena; ``peers``
+is what TensorFlow Lite Micro with CMSIS-NN takes in all, as published.
+
+Then subnets of a space: the first two are its largest and its smallest, the others random. Scratch
+of the kernels is counted; network inputs and outputs are the caller's. ``unshared`` is what the
+same buffers would take side by side.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import statistics
 import time
+from pathlib import Path
 
 from edgeopt.codegen import cost
 from edgeopt.codegen.lower import lower_shapes
-from edgeopt.codegen.plan import check_plan
+from edgeopt.codegen.plan import check_plan, plan
+from edgeopt.codegen.runner import buffer_alignment
 from edgeopt.devices.profile import load
+from edgeopt.graph.importer import import_model
+from edgeopt.graph.load import load_model
 from edgeopt.ofa.describe import describe
 from edgeopt.ofa.spaces import load_space
+from edgeopt.pipeline.artifact import make_artifact
+
+#: MLPerf Tiny: file, goal for the arena in bytes, RAM of TensorFlow Lite Micro with CMSIS-NN in kB.
+MODELS = {
+    "kws": ("kws_ref_model.op18.onnx", 16_500, 23.4),
+    "vww": ("vww_96_int8.op18.onnx", 56_000, 101.0),
+}
+BOARDS = "nucleo-l4r5zi,nucleo-h743zi,nucleo-u575zi-q,mps3-an547,rpi-pico,esp32c3"
+
+
+def models(boards: list[str]) -> None:
+    folder = Path(os.environ["EDGEOPT_DATA"]) / "mlperf_tiny"
+    print("MLPerf Tiny, int8, 16-byte alignment; bytes")
+    print(f"{'model':>5} {'board':>16} {'arena':>7} {'goal':>7} {'bound':>7} {'proven':>7} "
+          f"{'scratch':>7} {'apart':>7} {'in+out':>7} {'together':>8} {'peers':>8}")  # fmt: skip
+    for name, (file, goal, peer_kb) in MODELS.items():
+        network = import_model(load_model(folder / file)).network
+        for board in boards:
+            target = load(board).target
+            made = make_artifact(network, target)
+            graph = made.graph
+            scratch = [function.scratch_bytes for function in made.functions]
+            apart = plan(graph, scratch, buffer_alignment(target), exact=True)
+            callers = sum(graph.tensors[n].size_bytes for n in graph.inputs + graph.outputs)
+            found = made.plan
+            print(f"{name:>5} {board:>16} {found.arena_bytes:>7,} {goal:>7,} "
+                  f"{found.lower_bound_bytes:>7,} {found.proven_bytes:>7,} {max(scratch):>7,} "
+                  f"{apart.arena_bytes:>7,} {callers:>7,} {found.arena_bytes + callers:>8,} "
+                  f"{peer_kb:>5} kB")  # fmt: skip
+    print()
 
 
 def main() -> None:
@@ -28,7 +69,10 @@ def main() -> None:
     parser.add_argument("--device", default="rpi4")
     parser.add_argument("--count", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--boards", default=BOARDS)
     options = parser.parse_args()
+    if options.boards:
+        models(options.boards.split(","))
     space, target = load_space(options.space), load(options.device).target
     sample = random.Random(options.seed)
     configs = [space.max_config(), space.min_config()]
