@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edgeopt import __version__, devices
+from edgeopt.codegen import plan_picture
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InputError, suggest
 from edgeopt.core.estimates import Budget
@@ -175,6 +176,7 @@ def compile_network(request: CompileRequest, progress: Progress = no_progress) -
     origin = {chosen.source: chosen.source_sha256}
     code = bundle.render_code(request.name, request.command, origin, artifact, kernels, vectors)
     files = bundle.code_files(code, profile, final, network["model.onnx"], facts)
+    files["memory.svg"] = plan_picture.svg(artifact.graph, artifact.plan).encode()
     run.end("render", f"{len(files)} files")
 
     run.start("verify")

@@ -8,7 +8,8 @@ from typing import Any
 import jinja2
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from edgeopt.core.kernels import OpKey
+from edgeopt.codegen.plan_picture import peak
+from edgeopt.core.kernels import Buffer, OpKey
 from edgeopt.core.units import show_duration, show_size
 from edgeopt.pipeline.manifest import Figure, KernelInfo, Manifest, PointInfo
 
@@ -133,7 +134,8 @@ def _charts(manifest: Manifest, points: Sequence[PointInfo]) -> list[tuple[str, 
         (
             "Memory over time",
             "Each rectangle is a buffer: which bytes of the arena it holds, and while which "
-            "kernels run.",
+            "kernels run; the kernel of the peak is marked. A rectangle over the end of another is "
+            "an output written over its kernel's input.",
             _memory_chart(manifest),
         )
     )
@@ -256,6 +258,18 @@ def _memory_chart(manifest: Manifest) -> Any:
             hoverinfo="text",
             showlegend=False,
         )
+    if manifest.buffers:
+        at = peak(
+            [
+                Buffer(b.name, b.offset_bytes, b.size_bytes, b.first, b.last)
+                for b in manifest.buffers
+            ],
+            len(manifest.kernels),
+        )
+        figure.add_vrect(
+            x0=at - 0.5, x1=at + 0.5, fillcolor=_RED, opacity=0.15, line_width=0,
+            annotation_text=f"peak: kernel {at}",
+        )  # fmt: skip
     bound = manifest.figure("arena_lower_bound_bytes")
     if bound is not None and bound.value:
         figure.add_hline(
