@@ -1,4 +1,4 @@
-"""A memory plan as a picture: which bytes of the arena each buffer holds while which kernels run."""
+"""A memory plan as a picture: which bytes of the arena each buffer holds, and when."""
 
 from __future__ import annotations
 
