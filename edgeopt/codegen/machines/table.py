@@ -66,11 +66,13 @@ class Machine:
         return self.qemu[self.qemu.index("-M") + 1]
 
 
-def _target(arch: str, triple: str, mcpu: str, features: str, vector: bool = False) -> TargetSpec:
+def _target(
+    arch: str, triple: str, mcpu: str, features: str, registers: int = 13, *,
+    bits: int = 32, l1d_bytes: int = 0,
+) -> TargetSpec:  # fmt: skip
     return TargetSpec(
         arch=arch, triple=triple, mcpu=mcpu, features=frozenset(features.split()),
-        vector_bits=128 if vector else 32, vector_registers=8 if vector else 13, l1d_bytes=0,
-        l2_bytes=0, cores=1,
+        vector_bits=bits, vector_registers=registers, l1d_bytes=l1d_bytes, l2_bytes=0, cores=1,
     )  # fmt: skip
 
 
@@ -88,7 +90,7 @@ MACHINES: dict[str, Machine] = {
         # The micro:bit's chip with more memory than the real one's 16 KiB of RAM.
         Machine(
             "m0", "Cortex-M0+",
-            _target("armv6m", "thumbv6m-none-eabi", "cortex-m0plus", "mclass"),
+            _target("armv6m", "thumbv6m-none-eabi", "cortex-m0plus", "mclass", 8),
             ("qemu-system-arm", "-M", "microbit", "-global", "nrf51-soc.flash-size=4194304",
              "-global", "nrf51-soc.sram-size=1048576"),
             ("-mcpu=cortex-m0plus", "-mthumb", "-mfloat-abi=soft"),
@@ -105,7 +107,7 @@ MACHINES: dict[str, Machine] = {
         Machine(
             "m7", "Cortex-M7",
             _target("armv7em", "thumbv7em-none-eabihf", "cortex-m7",
-                    "dsp fp-armv8d16 thumb2 mclass"),
+                    "dsp fp-armv8d16 thumb2 mclass", l1d_bytes=16 << 10),
             _mps2("an500"), ("-mcpu=cortex-m7", "-mthumb", "-mfpu=fpv5-d16", "-mfloat-abi=hard"),
             *_ZBT, _CMSDK, _PSRAM,
         ),
@@ -122,7 +124,7 @@ MACHINES: dict[str, Machine] = {
         Machine(
             "m55", "Cortex-M55",
             _target("armv8m", "thumbv8.1m.main-none-eabihf", "cortex-m55",
-                    "dsp mve mve.fp fp-armv8d16 thumb2 mclass", vector=True),
+                    "dsp mve mve.fp fp-armv8d16 thumb2 mclass", 8, bits=128),
             ("qemu-system-arm", "-M", "mps3-an547"),
             ("-mcpu=cortex-m55", "-mthumb", "-mfloat-abi=hard"),
             Region("code", 0, 512 << 10), Region("ram", 0x2000_0000, 512 << 10),
@@ -130,7 +132,7 @@ MACHINES: dict[str, Machine] = {
         ),
         Machine(
             "rv32", "RV32IMC",
-            _target("riscv32", "riscv32-unknown-elf", "generic-rv32", "m c"),
+            _target("riscv32", "riscv32-none-elf", "generic-rv32", "m c", 31),
             ("qemu-system-riscv32", "-M", "virt", "-cpu", "rv32,f=false,d=false,a=false",
              "-bios", "none"),
             ("-march=rv32imc", "-mabi=ilp32"),
