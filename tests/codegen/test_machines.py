@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from micro import need_machine
 
 from edgeopt import devices
 from edgeopt.codegen import machines
 from edgeopt.codegen.machines import MACHINES, Image, Machine
 from edgeopt.codegen.toolchain import STRICT_FLAGS
 from edgeopt.core.errors import InputError, ToolError
-from tests.codegen.micro import need_machine
 
 HELLO = r"""
 #include "board.h"
@@ -21,6 +21,7 @@ static uint32_t initialised = 0x1234u;
 static volatile uint32_t cleared;
 static volatile float half = 0.5f;
 static volatile uint8_t deep[64];
+__attribute__((section(".bulk.numbers"))) const volatile uint32_t numbers[2] = {7u, 11u};
 int main(void);
 int main(void) {
     board_stack_paint();
@@ -33,6 +34,9 @@ int main(void) {
     __asm__ volatile(".rept 200\n\tnop\n\t.endr");
     board_count_end();
     deep[0] = 1u;
+    if (numbers[1] != 11u) {
+        return 1;
+    }
     board_print_number(board_stack_used());
     board_print("\n");
     return 42;
@@ -141,5 +145,5 @@ def test_the_machines_are_those_of_the_profiles() -> None:
     known = {machines.machine_for(profile).name: profile for profile in firmware}
     assert known.keys() == MACHINES.keys()
     for name, profile in known.items():
-        assert MACHINES[name].target == profile.target
+        assert MACHINES[name].target == replace(profile.target, cores=1)
         assert MACHINES[name].c_flags == profile.toolchain.c_flags

@@ -109,7 +109,7 @@ MACHINES: dict[str, Machine] = {
             _target("armv7em", "thumbv7em-none-eabihf", "cortex-m7",
                     "dsp fp-armv8d16 thumb2 mclass", l1d_bytes=16 << 10),
             _mps2("an500"), ("-mcpu=cortex-m7", "-mthumb", "-mfpu=fpv5-d16", "-mfloat-abi=hard"),
-            *_ZBT, _CMSDK, _PSRAM,
+            *_ZBT, _CMSDK, Region("bulk", 0x6000_0000, 16 * _MB),
         ),
         # It starts in the secure world, whose addresses have bit 28 set.
         Machine(

@@ -1,0 +1,48 @@
+"""Kernels in C on every microcontroller core: the shape classes of the conformance suite."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import c_harness
+import micro
+import pytest
+
+from edgeopt.codegen import ckernels
+from edgeopt.codegen.machines import MACHINES, Machine
+from edgeopt.core.kernels import OpKey
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "emulated"))
+import shapes
+
+_TURNS = {name: turn for turn, name in enumerate(MACHINES)}
+
+
+def keys_of(name: str) -> list[OpKey]:
+    """The int8 kernels of a class."""
+    plain = (key for key in shapes.CLASSES[name] if key.op != "irb" and "log" not in key.variant)
+    plain = (key for key in plain if not (key.op == "activation" and key.residual))
+    return list(dict.fromkeys(c_harness.integer(key) for key in plain))
+
+
+def sample(machine: Machine) -> list[OpKey]:
+    """Of each class a key of each operator and template, another one on each machine."""
+    found: dict[OpKey, None] = {}
+    for number, name in enumerate(shapes.CLASSES):
+        kinds: dict[tuple[str, str], list[OpKey]] = {}
+        for key in keys_of(name):
+            template = ckernels.select(key, machine.target)
+            kinds.setdefault((key.op, template.name), []).append(key)
+        for of_kind in kinds.values():
+            found[of_kind[(_TURNS[machine.name] + number) % len(of_kind)]] = None
+    return list(found)
+
+
+@pytest.mark.parametrize("machine", MACHINES.values(), ids=str)
+def test_kernels_equal_the_reference(
+    machine: Machine, tmp_path: Path, needs_tool: Callable[[str], str]
+) -> None:
+    micro.need_machine(machine, needs_tool)
+    micro.check(sample(machine), machine, tmp_path)
