@@ -47,13 +47,13 @@ def start(
         ) from error  # fmt: skip
 
 
-def end(process: subprocess.Popen[bytes]) -> None:
-    """End a program and its children, and release its pipes."""
+def end(process: subprocess.Popen[bytes], *, pipes: bool = True) -> None:
+    """End a program and its children, and release its pipes unless told not to."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     for pipe in (process.stdin, process.stdout, process.stderr):
-        if pipe is not None:
+        if pipe is not None and pipes:
             with contextlib.suppress(OSError):
                 pipe.close()
 
