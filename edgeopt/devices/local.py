@@ -1,4 +1,4 @@
-"""The machine edgeopt runs on, probed: x86-64 and aarch64 Linux.
+"""Linux machines, probed: the one edgeopt runs on, or a board that its files are read from.
 
 What the kernel does not tell (a clock, a cache, on some virtual machines) stays unknown.
 """
@@ -8,16 +8,19 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from edgeopt.core.device import DeviceProfile, Provenance, Runner, Toolchain
 from edgeopt.core.errors import InputError
 from edgeopt.core.estimates import Source
 
-_CPUINFO = "proc/cpuinfo"
-_CPU0 = "sys/devices/system/cpu/cpu0"
+_CPUINFO = "/proc/cpuinfo"
+_CPUS = "/sys/devices/system/cpu"
+
+#: Text of a small file of a machine by its absolute path; None if absent or not permitted.
+Reader = Callable[[str], str | None]
 
 #: flag in /proc/cpuinfo -> LLVM feature
 _X86_FEATURES = {
@@ -68,53 +71,109 @@ def probe(root: Path = Path("/"), machine: str = "") -> DeviceProfile:
     Raises:
         InputError: not a Linux machine of a known architecture.
     """
+
+    def read(path: str) -> str | None:
+        try:
+            return (root / path.lstrip("/")).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return None
+
+    if read(_CPUINFO) is None:
+        raise InputError(
+            "cannot probe this machine: no /proc/cpuinfo", where=str(root / _CPUINFO[1:]),
+            hint="device 'local' needs Linux; choose a board with --device",
+        )  # fmt: skip
     machine = machine or platform.machine()
-    info = _cpuinfo(root)
-    if machine in ("x86_64", "AMD64"):
-        cpu = _x86(info)
-    elif machine in ("aarch64", "arm64"):
-        cpu = _aarch64(info)
-    else:
+    if machine not in _ARCHES:
         raise InputError(
             f"the architecture {machine!r} of this machine is not supported as device 'local'",
             hint="choose a board with --device (`edgeopt devices` lists them)",
         )
-    caches = _caches(root)
-    clock = _clock(root, info)
-    memory = _memory(root)
-    numbers: dict[str, tuple[int | None, str]] = {
-        "cores": (_cores(), "sched_getaffinity: processors this process may run on"),
-        "vector_bits": (cpu.vector_bits, f"/{_CPUINFO}: widest SIMD extension in the flags"),
-        "vector_registers": (
-            cpu.vector_registers, f"/{_CPUINFO}: registers of that SIMD extension"
+    cores = len(os.sched_getaffinity(0))
+    found = probe_files(
+        read, machine, cores=(cores, "sched_getaffinity: processors this process may run on")
+    )
+    model = found.title
+    return replace(
+        found,
+        name="local",
+        title=f"this machine ({model})" if model else "this machine",
+        toolchain=Toolchain(
+            compilers=("gcc", "clang", "zig"), c_flags=found.toolchain.c_flags
         ),
-        "clock_hz": clock,
-        "ram_bytes": (memory, "/proc/meminfo: MemTotal"),
+        runner=Runner(transport="local"),
+    )  # fmt: skip
+
+
+#: What ``uname -m`` says of machines that can be probed.
+_ARCHES = frozenset({"x86_64", "AMD64", "aarch64", "arm64"})
+
+
+def probe_files(
+    read: Reader,
+    machine: str,
+    *,
+    cores: tuple[int, str],
+    cpu: int = 0,
+    name: str = "board",
+) -> DeviceProfile:
+    """The profile of a Linux machine, from its ``/proc`` and ``/sys``.
+
+    Args:
+        read: reads its files.
+        machine: the architecture as ``uname -m`` names it.
+        cores: how many processors programs may use, and how that is known.
+        cpu: the processor that is described; where there are several kinds, one of the fastest.
+        name: of the profile.
+
+    Raises:
+        InputError: not a Linux machine of a known architecture.
+    """
+    info = _cpuinfo(read(_CPUINFO) or "", cpu)
+    if machine in ("x86_64", "AMD64"):
+        found = _x86(info)
+    elif machine in ("aarch64", "arm64"):
+        found = _aarch64(info, (read("/proc/device-tree/model") or "").strip("\0\n\ufffd "))
+    else:
+        raise InputError(
+            f"machines of the architecture {machine[:40]!r} cannot be profiled", where=name,
+            hint="edgeopt profiles 64-bit Linux boards: aarch64 and x86_64",
+        )  # fmt: skip
+    caches = _caches(read, cpu)
+    numbers: dict[str, tuple[int | None, str]] = {
+        "cores": cores,
+        "vector_bits": (found.vector_bits, f"{_CPUINFO}: widest SIMD extension in the flags"),
+        "vector_registers": (
+            found.vector_registers, f"{_CPUINFO}: registers of that SIMD extension"
+        ),
+        "clock_hz": _clock(read, info, cpu),
+        "ram_bytes": (_memory(read), "/proc/meminfo: MemTotal"),
         **{
-            name: (caches.get(name), f"/{_CPU0}/cache")
-            for name in ("l1d_bytes", "l1i_bytes", "l2_bytes", "l3_bytes")
+            field: (caches.get(field), f"{_CPUS}/cpu{cpu}/cache")
+            for field in ("l1d_bytes", "l1i_bytes", "l2_bytes", "l3_bytes")
         },
     }  # fmt: skip
+    cross = f"{found.arch}-linux-gnu-gcc"
     return DeviceProfile(
-        name="local",
-        title=f"this machine ({cpu.model})" if cpu.model else "this machine",
-        chip=cpu.model or machine,
-        core=cpu.mcpu,
+        name=name,
+        title=found.model,
+        chip=found.model or machine,
+        core=found.mcpu,
         kind="linux",
-        arch=cpu.arch,
-        triple=cpu.triple,
-        mcpu=cpu.mcpu,
-        features=cpu.features,
+        arch=found.arch,
+        triple=found.triple,
+        mcpu=found.mcpu,
+        features=found.features,
         flash_bytes=None,
         precisions=("f32", "i8"),
-        toolchain=Toolchain(compilers=("gcc", "clang", "zig"), c_flags=(_march(cpu),)),
-        runner=Runner(transport="local"),
+        toolchain=Toolchain(compilers=(cross, "zig"), c_flags=(_march(found),)),
+        runner=Runner(transport="ssh"),
         provenance={
-            name: Provenance(Source.MEASURED, how)
-            for name, (value, how) in numbers.items()
+            field: Provenance(Source.MEASURED, how)
+            for field, (value, how) in numbers.items()
             if value is not None
         },
-        **{name: value for name, (value, _) in numbers.items()},  # type: ignore[arg-type]
+        **{field: value for field, (value, _) in numbers.items()},  # type: ignore[arg-type]
     )
 
 
@@ -122,28 +181,27 @@ def _march(cpu: _Cpu) -> str:
     return f"-march={cpu.mcpu}" if cpu.arch == "x86_64" else f"-mcpu={cpu.mcpu}"
 
 
-def _read(root: Path, name: str) -> str | None:
-    try:
-        return (root / name).read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return None
+def _text(read: Reader, path: str) -> str | None:
+    found = read(path)
+    return None if found is None else found.strip()
 
 
-def _cpuinfo(root: Path) -> Mapping[str, str]:
-    """The fields of the first processor."""
-    text = _read(root, _CPUINFO)
-    if text is None:
-        raise InputError(
-            "cannot probe this machine: no /proc/cpuinfo", where=str(root / _CPUINFO),
-            hint="device 'local' needs Linux; choose a board with --device",
-        )  # fmt: skip
-    fields: dict[str, str] = {}
+def _cpuinfo(text: str, cpu: int) -> Mapping[str, str]:
+    """The fields of one processor; of the first if that one is not listed.
+
+    Fields after the last processor (aarch64 prints the board's model there) belong to all.
+    """
+    blocks: list[dict[str, str]] = [{}]
     for line in text.splitlines():
         name, colon, value = line.partition(":")
-        if not colon and fields:
-            break
-        fields.setdefault(name.strip(), value.strip())
-    return fields
+        if not colon:
+            if blocks[-1]:
+                blocks.append({})
+            continue
+        blocks[-1].setdefault(name.strip(), value.strip())
+    shared = {k: v for block in blocks if "processor" not in block for k, v in block.items()}
+    chosen = next((b for b in blocks if b.get("processor") == str(cpu)), blocks[0])
+    return {**shared, **chosen}
 
 
 def _printable(text: str) -> str:
@@ -167,7 +225,7 @@ def _x86(info: Mapping[str, str]) -> _Cpu:
     )
 
 
-def _aarch64(info: Mapping[str, str]) -> _Cpu:
+def _aarch64(info: Mapping[str, str], board: str = "") -> _Cpu:
     flags = set(info.get("Features", "").split())
     try:
         part = (int(info.get("CPU implementer", ""), 0), int(info.get("CPU part", ""), 0))
@@ -181,17 +239,20 @@ def _aarch64(info: Mapping[str, str]) -> _Cpu:
         features=frozenset(_ARM_FEATURES[flag] for flag in flags & set(_ARM_FEATURES)),
         vector_bits=128,
         vector_registers=32,
-        model=_printable(info.get("Model", "") or info.get("model name", "") or mcpu),
+        model=_printable(info.get("Model", "") or board or info.get("model name", "") or mcpu),
     )
 
 
-def _caches(root: Path) -> dict[str, int]:
+def _caches(read: Reader, cpu: int) -> dict[str, int]:
     found: dict[str, int] = {}
     for index in range(8):
-        folder = f"{_CPU0}/cache/index{index}"
-        level, kind, size = (_read(root, f"{folder}/{name}") for name in ("level", "type", "size"))
+        folder = f"{_CPUS}/cpu{cpu}/cache/index{index}"
+        level = _text(read, f"{folder}/level")
+        if level is None:
+            break
+        kind, size = (_text(read, f"{folder}/{name}") for name in ("type", "size"))
         match = re.fullmatch(r"(\d{1,9})([KM]?)", size or "")
-        if level is None or kind is None or match is None:
+        if kind is None or match is None:
             continue
         suffix = {"Data": "d", "Instruction": "i"}.get(kind, "") if level == "1" else ""
         if level == "1" and not suffix:
@@ -202,21 +263,17 @@ def _caches(root: Path) -> dict[str, int]:
     return found
 
 
-def _clock(root: Path, info: Mapping[str, str]) -> tuple[int | None, str]:
-    name = f"{_CPU0}/cpufreq/cpuinfo_max_freq"
-    khz = _read(root, name)
-    if khz is not None and khz.isdecimal() and int(khz) > 0:
-        return int(khz) * 1000, f"/{name}"
+def _clock(read: Reader, info: Mapping[str, str], cpu: int) -> tuple[int | None, str]:
+    name = f"{_CPUS}/cpu{cpu}/cpufreq/cpuinfo_max_freq"
+    khz = _text(read, name)
+    if khz is not None and khz.isdecimal() and 0 < int(khz) < 1e8:
+        return int(khz) * 1000, name
     match = re.fullmatch(r"(\d{2,6})(\.\d+)?", info.get("cpu MHz", ""))
     if match:
-        return int(float(match[0]) * 1e6), f"/{_CPUINFO}: cpu MHz at the time of probing"
+        return int(float(match[0]) * 1e6), f"{_CPUINFO}: cpu MHz at the time of probing"
     return None, ""
 
 
-def _memory(root: Path) -> int | None:
-    match = re.search(r"^MemTotal:\s+(\d{1,15}) kB$", _read(root, "proc/meminfo") or "", re.M)
+def _memory(read: Reader) -> int | None:
+    match = re.search(r"^MemTotal:\s+(\d{1,15}) kB$", _text(read, "/proc/meminfo") or "", re.M)
     return int(match[1]) * 1024 if match else None
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
