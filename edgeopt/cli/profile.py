@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections import Counter
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeopt.cli.console import Stages, stdout, table
-from edgeopt.core.kernels import OpKey
+from edgeopt.cli.console import Stages, print_error, stdout, table
+from edgeopt.core.errors import InputError, ToolError
+
+if TYPE_CHECKING:
+    from edgeopt.pipeline.profile import ProfileReport
 
 
 def run(
@@ -24,9 +27,23 @@ def run(
     space: Annotated[
         str, typer.Option(help="Search space whose kernels are measured; '' for none.")
     ] = "cifar",
+    meter: Annotated[
+        str | None,
+        typer.Option(help="What is timed: tvm (edgeopt's kernels), ort (onnxruntime), tvm,ort."),
+    ] = None,
     runtime: Annotated[
-        str, typer.Option(help="What runs the kernels: edgeopt or onnxruntime.")
-    ] = "edgeopt",
+        str | None, typer.Option(help="The same as --meter: edgeopt or onnxruntime.")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Where the board is: user@board[:port] (ssh)...")
+    ] = None,
+    port: Annotated[str | None, typer.Option(help="Serial port of the board.")] = None,
+    transport: Annotated[
+        str | None, typer.Option(help="How to reach it, if not as the profile says.")
+    ] = None,
+    cpu: Annotated[
+        str, typer.Option(help="Processor to measure on: a number, auto or none.")
+    ] = "auto",
     precision: Annotated[str, typer.Option(help="fp32, int8 or auto (both).")] = "auto",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The table's file; default: your own tables.")
@@ -56,15 +73,15 @@ def run(
     ] = None,
 ) -> None:
     """Measure how long kernels take on a device, and how well that predicts whole networks."""
-    from edgeopt.core.units import show_duration
+    from edgeopt.pipeline.boards import Reach
     from edgeopt.pipeline.profile import STAGES, ProfileRequest, parse_precisions, profile
 
     request = ProfileRequest(
         device=device,
         space=space,
         models=tuple(models or ()),
-        runtime=runtime,
         replay=replay,
+        reach=Reach(host, port, transport, cpu),
         precisions=parse_precisions(precision),
         out=out,
         resume=resume,
@@ -74,38 +91,94 @@ def run(
         tiles=tiles,
         profile_dirs=tuple(profile_dir or ()),
     )
-    report = profile(request, Stages(len(STAGES), quiet=quiet or as_json))
+    reports = []
+    missing: ToolError | None = None
+    runtimes = _runtimes(meter, runtime, out)
+    for name in runtimes:
+        try:
+            reports.append(
+                profile(replace(request, runtime=name), Stages(len(STAGES), quiet=quiet or as_json))
+            )
+        except ToolError as error:  # the other meter may still do
+            if len(runtimes) == 1:
+                raise
+            missing = error
+            print_error(error)
+    if as_json and reports:
+        documents = [_document(report) for report in reports]
+        print(json.dumps(documents[0] if len(runtimes) == 1 else documents, indent=2))
+    elif not as_json:
+        for report in reports:
+            _show(report)
+    if missing is not None:
+        raise typer.Exit(missing.exit_code)
+
+
+def _runtimes(meter: str | None, runtime: str | None, out: Path | None) -> tuple[str, ...]:
+    """What is to be timed.
+
+    Raises:
+        InputError: options that exclude each other.
+    """
+    from edgeopt.pipeline.profile import parse_meters
+
+    if meter is not None and runtime is not None:
+        raise InputError(
+            "--meter and --runtime say the same", where="--runtime", hint="give --meter alone"
+        )
+    found = (runtime or "edgeopt",) if meter is None else parse_meters(meter)
+    if out is not None and len(found) > 1:
+        raise InputError(
+            "two meters write two tables", where="--out", hint="leave it out, or give one meter"
+        )
+    return found
+
+
+def _document(report: ProfileReport) -> dict[str, object]:
+    """The report as one versioned document."""
     calibration = report.table.calibration
-    if as_json:
-        document = {
-            "schema": 1,
-            "table": str(report.path),
-            "device": report.table.device,
-            "runtime": report.table.runtime,
-            "kernels": len(report.table.entries),
-            "measured": report.measured,
-            "tilings": {str(key): str(choice) for key, choice in report.table.choices.items()},
-            "skipped": {str(key): why for key, why in report.skipped.items()},
-            "unfinished": [str(key) for key in report.unfinished],
-            "calibration": None if calibration is None else asdict(calibration),
-            "conditions": dict(report.table.conditions),
-            "seconds": round(report.seconds, 1),
-        }
-        print(json.dumps(document, indent=2))
-        return
-    medians = sorted(entry.median_ns for entry in report.table.entries.values())
+    return {
+        "schema": 1,
+        "table": str(report.path),
+        "device": report.table.device,
+        "runtime": report.table.runtime,
+        "kernels": len(report.table.entries),
+        "measured": report.measured,
+        "tilings": {str(key): str(choice) for key, choice in report.table.choices.items()},
+        "skipped": {str(key): why for key, why in report.skipped.items()},
+        "unfinished": [str(key) for key in report.unfinished],
+        "calibration": None if calibration is None else asdict(calibration),
+        "conditions": dict(report.table.conditions),
+        "drift": round(report.drift, 4),
+        "disturbed": report.disturbed,
+        "throttled": report.throttled,
+        "faults": list(report.events),
+        "dropped_lines": report.dropped,
+        "hints": list(report.hints),
+        "seconds": round(report.seconds, 1),
+    }
+
+
+def _show(report: ProfileReport) -> None:
+    """The summary of a measurement."""
+    from edgeopt.core.units import show_duration
+
+    found = report.table
+    calibration = found.calibration
+    medians = sorted(entry.median_ns for entry in found.entries.values())
+    threads = f"{found.threads} thread{'s' if found.threads > 1 else ''}"
     rows = [
         ("table", str(report.path)),
-        ("device", f"{report.table.device}, {report.table.runtime}, 1 thread"),
+        ("device", f"{found.device}, {found.runtime}, {threads}"),
         ("kernels", f"{len(medians)}, {report.measured} measured now"),
     ]
     if medians:
         rows.append(("range", f"{show_duration(medians[0])} to {show_duration(medians[-1])}"))
-    if report.table.choices:
-        faster = len(report.table.choices)
+    if found.choices:
+        faster = len(found.choices)
         rows.append(("tilings", f"{faster} kernels run faster with another than the model's"))
-    if report.skipped:
-        rows.append(("cannot be timed", f"{len(report.skipped)} kernels: {_first(report.skipped)}"))
+    for why, count in Counter(report.skipped.values()).most_common(MAX_REASONS):
+        rows.append(("cannot be timed", f"{count} kernel{'s' if count > 1 else ''}: {why}"))
     if report.unfinished:
         rows.append(("not finished", f"{len(report.unfinished)} kernels: go on with --resume"))
     if calibration is None:
@@ -119,8 +192,30 @@ def run(
                 f"{calibration.within_10:.0%} within 10 %, Spearman {calibration.spearman:.3f}",
             )
         )
+    rows += _circumstances(report)
     stdout().print(table(["profile", ""], rows))
 
 
-def _first(reasons: Mapping[OpKey, str]) -> str:
-    return next(iter(reasons.values()))
+def _circumstances(report: ProfileReport) -> list[tuple[str, str]]:
+    """Under what conditions it was measured, and what went wrong."""
+    rows = []
+    if report.anchors:
+        text = f"anchor at most {max(report.drift, 0.0):.1%} above its best"
+        if report.disturbed:
+            text += f"; {report.disturbed} visits repeated"
+        if report.throttled:
+            text += f", {report.throttled} of them because the board was throttled"
+        rows.append(("drift", text))
+        told = report.table.conditions
+        names = ("governor", "clock_khz", "temperature_highest_c", "pinned_cpu")
+        shown = [f"{n.replace('_', ' ')} {told[n]}" for n in names if n in told]
+        rows.append(("conditions", ", ".join(shown)))
+    if report.dropped:
+        rows.append(("journal", f"{report.dropped} lines could not be read and were dropped"))
+    for what, count in Counter(report.events).most_common(MAX_REASONS):
+        rows.append(("got over", what if count == 1 else f"{what} ({count} times)"))
+    rows += [("hint", hint) for hint in report.hints]
+    return rows
+
+
+MAX_REASONS = 5

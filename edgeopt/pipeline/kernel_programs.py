@@ -11,13 +11,18 @@ import selectors
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.device import DeviceProfile
-from edgeopt.core.errors import BoardError, InputError
+from edgeopt.core.errors import (
+    BoardError,
+    BoardLost,
+    BoardUnreachable,
+    InputError,
+)
 from edgeopt.core.files import digest
 from edgeopt.core.kernels import Kernel, KernelGraph, OpKey
 from edgeopt.core.network import Array
@@ -25,6 +30,7 @@ from edgeopt.pipeline import tiles
 from edgeopt.pipeline.cache import StageCache
 from edgeopt.pipeline.kernel_constants import constants_of, input_bytes_of
 from edgeopt.pipeline.kernel_store import Job, compiled, joined
+from edgeopt.pipeline.tiles import Program
 
 if TYPE_CHECKING:
     from edgeopt.codegen.abi import KernelFunction
@@ -113,6 +119,8 @@ class KernelPrograms:
         choices: tilings that are known already; `bench` adds those it measures.
         tune: measure the tilings of kernels that have several, and use the best.
         tuned: told all choices whenever some were measured.
+        runs: what runs a program that was built; this machine by default.
+        static: programs need nothing of the machine they run on.
     """
 
     profile: DeviceProfile
@@ -123,12 +131,19 @@ class KernelPrograms:
     tune: bool = False
     tuned: Callable[[Mapping[OpKey, Choice]], None] | None = None
     fallbacks: dict[OpKey, Kernel] = field(default_factory=dict)
+    runs: Callable[[Path], Program] | None = None
+    static: bool = False
     _packed: dict[tuple[OpKey, Choice], Mapping[str, Array]] = field(
         default_factory=dict, repr=False
     )
     _compiler: Compiler | None = None
 
-    def bench(self, keys: Sequence[OpKey]) -> tuple[LocalProgram | None, dict[OpKey, str]]:
+    def _program(self, path: Path) -> Program:
+        if self.runs is not None:
+            return self.runs(path)
+        return LocalProgram((*self.engine, str(path)))
+
+    def bench(self, keys: Sequence[OpKey]) -> tuple[Program | None, dict[OpKey, str]]:
         """A bench program of some kernels; the keys that cannot be built, with the reason."""
         from edgeopt.codegen import schedules
 
@@ -151,12 +166,30 @@ class KernelPrograms:
         unknown = [key for key in keys if key not in self.choices]
         candidates = tiles.candidates_of(unknown, self.profile.target)
         if candidates:
-            program = self.program([(key, c) for key, found in candidates.items() for c in found])
-            self.choices.update(tiles.choose(program, candidates))
+            self._choose(candidates)
             if self.tuned is not None:
                 self.tuned(self.choices)
 
-    def program(self, kernels: Sequence[tuple[OpKey, Choice]]) -> LocalProgram:
+    def _choose(self, candidates: tiles.Candidates) -> None:
+        """Take the best tilings; where one crashes its program, the model's are taken as they are.
+
+        Raises:
+            BoardError: the board is gone, which says nothing about a kernel.
+        """
+        program = self.program([(key, c) for key, found in candidates.items() for c in found])
+        try:
+            self.choices.update(tiles.choose(program, candidates))
+        except (BoardLost, BoardUnreachable):
+            raise
+        except BoardError:
+            keys = list(candidates)
+            if len(keys) == 1:
+                self.choices[keys[0]] = MODEL
+                return
+            for part in (keys[: len(keys) // 2], keys[len(keys) // 2 :]):
+                self._choose({key: candidates[key] for key in part})
+
+    def program(self, kernels: Sequence[tuple[OpKey, Choice]]) -> Program:
         """A bench program of kernels, each with a tiling.
 
         Raises:
@@ -174,7 +207,7 @@ class KernelPrograms:
             self.work / f"bench-{mark}",
             input_bytes={key.digest: self._input_bytes(key) for key, _ in kernels},
         )
-        return LocalProgram((*self.engine, str(program)))
+        return self._program(program)
 
     def _template(self, key: OpKey, choice: Choice) -> Template:
         from edgeopt.codegen import schedules
@@ -228,7 +261,10 @@ class KernelPrograms:
         if self._compiler is None:
             from edgeopt.codegen import toolchain
 
-            self._compiler = toolchain.find(self.profile)
+            found = toolchain.find(self.profile)
+            if self.static and "-static" not in found.link_flags:
+                found = replace(found, link_flags=(*found.link_flags, "-static"))
+            self._compiler = found
         return self._compiler
 
     def _compile(self, kernels: Sequence[tuple[OpKey, Choice]]) -> bytes:
@@ -237,7 +273,7 @@ class KernelPrograms:
         objects, _ = compiled(jobs, self.profile.target, self.cache)
         return joined(jobs, objects)
 
-    def network(self, graph: KernelGraph) -> LocalProgram:
+    def network(self, graph: KernelGraph) -> Program:
         """A program that times a whole network, with made-up constants.
 
         Raises:
@@ -273,4 +309,4 @@ class KernelPrograms:
                 )  # fmt: skip
                 path.write_bytes(built.paths["bench"].read_bytes())
                 path.chmod(0o755)
-        return LocalProgram((*self.engine, str(path)))
+        return self._program(path)

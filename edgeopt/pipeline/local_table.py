@@ -162,16 +162,21 @@ def local_programs(device: DeviceProfile, work: Path, cache: StageCache) -> Kern
     """
     from edgeopt.pipeline.kernel_programs import KernelPrograms
 
-    if not _runs_here(device):
-        raise InputError(
-            "programs for it cannot be timed on this machine", where=f"device {device.name}",
-            hint="run `edgeopt profile --device local` on the board itself, or replay a recorded "
-            "table with --replay",
-        )  # fmt: skip
+    if not runs_here(device):
+        raise not_here(device)
     return KernelPrograms(device, (), work, cache)
 
 
-def _runs_here(device: DeviceProfile) -> bool:
+def not_here(device: DeviceProfile) -> InputError:
+    """The error of a device that nothing leads to."""
+    return InputError(
+        "programs for it cannot be timed on this machine", where=f"device {device.name}",
+        hint="name the board with --host user@board, run `edgeopt profile --device local` on the "
+        "board itself, or replay a recorded table with --replay",
+    )  # fmt: skip
+
+
+def runs_here(device: DeviceProfile) -> bool:
     """Whether this machine is the device: probed, or of the same processor."""
     if device.folder is None:
         return True

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,20 +21,25 @@ from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InputError, suggest
 from edgeopt.core.kernels import Kernel, OpKey
 from edgeopt.pipeline import enumerate as kernels
+from edgeopt.pipeline.boards import HERE, Board, Reach, open_board, recorded, settle, unique
 from edgeopt.pipeline.cache import StageCache, default_cache_dir
 from edgeopt.pipeline.compile import Progress, no_progress
 from edgeopt.pipeline.kernel_store import codegen_version
-from edgeopt.pipeline.local_table import QUICK, local_programs
+from edgeopt.pipeline.local_table import QUICK
 
 if TYPE_CHECKING:
     from edgeopt.core.space import SearchSpace
+    from edgeopt.latency.journal import AnchorVisit
     from edgeopt.latency.meters import Meter
+    from edgeopt.latency.protocol import Progress as Standing
     from edgeopt.latency.protocol import Result
     from edgeopt.latency.table import Calibration, LatencyTable
     from edgeopt.pipeline.kernel_programs import KernelPrograms
 
 STAGES = ("device", "enumerate", "build", "measure", "networks", "table")
 RUNTIMES = ("edgeopt", "onnxruntime")
+#: What a user calls a meter -> the runtime that it times.
+METER_RUNTIMES = {"tvm": "edgeopt", "ort": "onnxruntime"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +52,7 @@ class ProfileRequest:
         models: ONNX networks whose kernels are measured as well.
         runtime: ``edgeopt`` (its own kernels) or ``onnxruntime``.
         replay: a recorded table that stands for the device.
+        reach: how to get to the board.
         precisions: ``f32``, ``i8``.
         out: the table's file; the user's table folder by default.
         resume: continue a measurement that was cut off.
@@ -60,6 +67,7 @@ class ProfileRequest:
     models: tuple[Path, ...] = ()
     runtime: str = "edgeopt"
     replay: Path | None = None
+    reach: Reach = HERE
     precisions: tuple[str, ...] = ("f32", "i8")
     out: Path | None = None
     resume: bool = False
@@ -84,6 +92,13 @@ class ProfileReport:
         unfinished: kernels the time did not suffice for.
         disturbed: visits repeated because the machine was disturbed.
         seconds: the whole took.
+        throttled: those of them that were repeated because the board was throttled.
+        drift: how much slower than at its best the anchor was, at worst.
+        anchors: the visits to the anchor, in order.
+        events: what went wrong and was got over.
+        dropped: lines of the journal that could not be read.
+        hints: what could be done to measure better.
+        networks: whole networks that were timed: name -> (kernels, nanoseconds).
     """
 
     path: Path
@@ -93,6 +108,32 @@ class ProfileReport:
     unfinished: tuple[OpKey, ...]
     disturbed: int
     seconds: float
+    throttled: int = 0
+    drift: float = 0.0
+    anchors: tuple[AnchorVisit, ...] = ()
+    events: tuple[str, ...] = ()
+    dropped: int = 0
+    hints: tuple[str, ...] = ()
+    networks: Mapping[str, tuple[tuple[OpKey, ...], float]] = field(default_factory=dict)
+
+
+def parse_meters(text: str) -> tuple[str, ...]:
+    """``tvm``, ``ort`` or both, as the runtimes they time.
+
+    >>> parse_meters("tvm,ort")
+    ('edgeopt', 'onnxruntime')
+
+    Raises:
+        InputError: anything else.
+    """
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in METER_RUNTIMES:
+            raise InputError(
+                f"unknown meter {name[:40]!r}", where="--meter",
+                hint=suggest(name[:40], METER_RUNTIMES, noun="meter"),
+            )  # fmt: skip
+    return tuple(METER_RUNTIMES[name] for name in dict.fromkeys(names))
 
 
 def parse_precisions(text: str) -> tuple[str, ...]:
@@ -129,15 +170,18 @@ def profile(request: ProfileRequest, progress: Progress = no_progress) -> Profil
 
     progress("start", {"stage": "device"})
     device = devices.load(request.device, request.profile_dirs)
-    with tempfile.TemporaryDirectory(prefix="edgeopt-") as folder:
-        programs = None if _needs_no_programs(request) else _programs(request, device, folder)
-        progress("end", {"stage": "device", "text": device.title})
+    with (
+        tempfile.TemporaryDirectory(prefix="edgeopt-") as folder,
+        _board(request, device, progress) as board,
+    ):
+        programs = None if _needs_no_programs(request) else _programs(request, board, folder)
+        progress("end", {"stage": "device", "text": _reached(device, board)})
 
         progress("start", {"stage": "enumerate"})
         space = _space(request)
         keys = _keys(request, device, space)
-        path = _path(request, device)
-        meter = _meter(request, programs, progress)
+        path = _path(request, device, board)
+        meter = _meter(request, board, programs, Path(folder), progress)
         known = _known(request, device, meter, path)
         todo = tuple(key for key in keys if known is None or key not in known.entries)
         notes = path.with_name(path.name + ".tiles")
@@ -154,11 +198,11 @@ def profile(request: ProfileRequest, progress: Progress = no_progress) -> Profil
             progress("start", {"stage": "measure"})
             result = profile_device(
                 device, todo, meter, path.with_name(path.name + ".journal"),
-                resume=request.resume, budget_s=request.budget_s,
-                progress=lambda p: progress(
-                    "detail", {"stage": "measure", "text": f"{p.done} of {p.total} kernels"}
-                ),
+                resume=request.resume, budget_s=request.budget_s, monitor=board.monitor,
+                progress=_telling(board, progress),
             )  # fmt: skip
+            told = {**result.table.conditions, **settle(board, meter)}
+            result.table = replace(result.table, conditions=told)
             if programs is not None:
                 result.table = _with_choices(result.table, programs.choices)
             if not result.unfinished:
@@ -167,11 +211,11 @@ def profile(request: ProfileRequest, progress: Progress = no_progress) -> Profil
         table = _joined(known, result)
 
         progress("start", {"stage": "networks"})
-        calibration = None
-        if space is not None and request.networks:
-            calibration = _calibrate(request, space, table, programs, progress)
-        if calibration is not None:
-            table = replace(table, calibration=calibration)
+        times: dict[str, tuple[tuple[OpKey, ...], float]] = {}
+        if space is not None and request.networks and programs is not None:
+            table.save(path)  # a network that cannot be timed does not cost the kernels
+            times = network_times(request, space, programs, request.networks, progress, board=board)
+            table = _calibrate(table, times)
         progress("end", {"stage": "networks", "text": _calibrated(table.calibration)})
 
         progress("start", {"stage": "table"})
@@ -185,16 +229,55 @@ def profile(request: ProfileRequest, progress: Progress = no_progress) -> Profil
         unfinished=() if result is None else result.unfinished,
         disturbed=0 if result is None else result.disturbed,
         seconds=time.monotonic() - began,
+        throttled=0 if result is None else result.throttled,
+        drift=0.0 if result is None else result.drift,
+        anchors=() if result is None else result.anchors,
+        events=() if result is None else result.events,
+        dropped=0 if result is None else result.dropped,
+        hints=tuple(unique(board.hints)),
+        networks=times,
     )
+
+
+def _board(
+    request: ProfileRequest, device: DeviceProfile, progress: Progress
+) -> AbstractContextManager[Board]:
+    """The board to measure on."""
+    from edgeopt.latency.select import user_table_dir
+
+    if request.replay is not None:
+        return nullcontext(recorded(device))
+    locks = user_table_dir().parent / "locks"
+    return open_board(
+        device, request.reach, locks,
+        lambda text: progress("detail", {"stage": "measure", "text": text}),
+    )  # fmt: skip
+
+
+def _reached(device: DeviceProfile, board: Board) -> str:
+    if board.session is None or not board.remote:
+        return device.title
+    return f"{device.title}, over {board.session.name}"
+
+
+def _telling(board: Board, progress: Progress) -> Callable[[Standing], None]:
+    """Shows where the measurement stands, and keeps the board ours."""
+
+    def tell(standing: Standing) -> None:
+        board.renew()
+        text = standing.note or f"{standing.done} of {standing.total} kernels"
+        progress("detail", {"stage": "measure", "text": text, "standing": standing})
+
+    return tell
 
 
 def _needs_no_programs(request: ProfileRequest) -> bool:
     return request.replay is not None or request.runtime != "edgeopt"
 
 
-def _programs(request: ProfileRequest, device: DeviceProfile, folder: str) -> KernelPrograms:
+def _programs(request: ProfileRequest, board: Board, folder: str) -> KernelPrograms:
     store = StageCache(default_cache_dir() if request.cache else None)
-    return local_programs(device, Path(folder), store)
+    return board.programs(Path(folder), store)
 
 
 def _space(request: ProfileRequest) -> SearchSpace | None:
@@ -229,11 +312,16 @@ def _keys(
     return found
 
 
-def _path(request: ProfileRequest, device: DeviceProfile) -> Path:
+def _path(request: ProfileRequest, device: DeviceProfile, board: Board) -> Path:
     from edgeopt.latency.select import table_path, user_table_dir
 
     if request.out is not None:
         return request.out
+    if "emulated" in board.conditions:
+        raise InputError(
+            "times under an emulator say nothing about the board", where=f"device {device.name}",
+            hint="name a file of its own with --out; no prediction will use it unasked",
+        )  # fmt: skip
     folder = user_table_dir()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -245,22 +333,23 @@ def _path(request: ProfileRequest, device: DeviceProfile) -> Path:
     return table_path(folder, device, request.runtime)
 
 
-def _meter(request: ProfileRequest, programs: KernelPrograms | None, progress: Progress) -> Meter:
+def _meter(
+    request: ProfileRequest,
+    board: Board,
+    programs: KernelPrograms | None,
+    work: Path,
+    progress: Progress,
+) -> Meter:
     if request.replay is not None:
         from edgeopt.latency.meters.replay import ReplayMeter
         from edgeopt.latency.table import load_table
 
         return ReplayMeter(load_table(request.replay))
-    if programs is None:
-        from edgeopt.latency.meters.ort import OrtMeter
-
-        return OrtMeter()
-    from edgeopt.latency.meters.program import ProgramMeter
 
     def built(done: int, total: int) -> None:
         progress("detail", {"stage": "measure", "text": f"built {done} of {total} kernels"})
 
-    return ProgramMeter(programs.bench, codegen_version(), progress=built)
+    return board.meter(request.runtime, programs, work, built)
 
 
 def _known(
@@ -313,19 +402,12 @@ def _joined(known: LatencyTable | None, result: Result | None) -> LatencyTable:
 
 
 def _calibrate(
-    request: ProfileRequest,
-    space: SearchSpace,
-    table: LatencyTable,
-    programs: KernelPrograms | None,
-    progress: Progress,
-) -> Calibration | None:
-    """Fit on random networks; none where the runtime gives no way to time whole networks."""
+    table: LatencyTable, times: Mapping[str, tuple[tuple[OpKey, ...], float]]
+) -> LatencyTable:
+    """Fitted on whole networks, if there are enough of them."""
     from edgeopt.latency.model import calibrate
 
-    if programs is None:
-        return None
-    times = network_times(request, space, programs, request.networks, progress)
-    return calibrate(table, times) if len(times) >= 8 else None
+    return replace(table, calibration=calibrate(table, times)) if len(times) >= 8 else table
 
 
 def network_times(
@@ -334,26 +416,32 @@ def network_times(
     programs: KernelPrograms,
     count: int,
     progress: Progress = no_progress,
+    board: Board | None = None,
 ) -> dict[str, tuple[tuple[OpKey, ...], float]]:
     """Random subnets: name -> (kernels, measured nanoseconds), in every precision asked for.
 
     A name is the precision, a blank, and the subnet. Subnets of a smaller count come first in
     those of a larger one.
     """
-    from edgeopt.pipeline.network_times import time_networks
+    from edgeopt.latency.meters.steady import SteadyProgram
+    from edgeopt.pipeline.network_times import Program, time_networks
 
     graphs = {
         f"{precision} {config}": kernels.lowered(space, config, precision, programs.profile.target)
         for config in kernels.subnets(space, count, request.seed + 1)
         for precision in request.precisions
     }
-    built = {}
+    built: dict[str, Program] = {}
     for name, graph in graphs.items():
-        built[name] = programs.network(graph)
+        program = programs.network(graph)
+        built[name] = program if board is None else SteadyProgram(program, board.recovery)
         text = f"built {len(built)} of {len(graphs)} networks"
         progress("detail", {"stage": "networks", "text": text})
+        if board is not None:
+            board.renew()
     times = time_networks(
         built,
+        cpu=None if board is None else board.cpu,
         tick=lambda done, total: progress(
             "detail", {"stage": "networks", "text": f"round {done} of {total}"}
         ),

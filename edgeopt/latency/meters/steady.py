@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from edgeopt.core.errors import BoardError, BoardUnreachable
 from edgeopt.core.kernels import OpKey
@@ -168,6 +168,30 @@ class SteadyMeter:
                         "kept; see to it, then go on with --resume",
                     ) from failure  # fmt: skip
                 yield Refused(rest[0], failure.what)
+
+
+class Program(Protocol):
+    """Something that runs and prints lines."""
+
+    def run(self, args: Sequence[str]) -> Iterator[str]:
+        """Run it, yielding the lines of its standard output."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SteadyProgram:
+    """Another program, run again after a failure that its board recovers from."""
+
+    program: Program
+    recovery: Recovery
+
+    def run(self, args: Sequence[str]) -> Iterator[str]:
+        """All lines of the first run that does not fail.
+
+        Raises:
+            BoardError: it failed as often as patience allows, or the board is gone.
+        """
+        yield from self.recovery.retrying(lambda: list(self.program.run(args)))
 
 
 def _said(error: BoardError) -> str:
