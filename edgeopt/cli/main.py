@@ -13,6 +13,7 @@ from edgeopt.cli import (
     bench,
     devices,
     inspect,
+    package,
     predict,
     profile,
     train,
@@ -40,6 +41,7 @@ app.command("devices")(devices.run)
 app.command("inspect")(inspect.run)
 app.command("verify")(verify.run)
 app.command("bench")(bench.run)
+app.command("package")(package.run)
 app.command("predict")(predict.run)
 app.command("profile")(profile.run)
 app.command("train")(train.run)
