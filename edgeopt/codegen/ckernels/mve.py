@@ -1,0 +1,198 @@
+"""Convolutions and linear layers for cores with vectors (MVE): see ``mve.h``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from edgeopt.codegen.ckernels.isa import isa_of
+from edgeopt.codegen.ckernels.template import (
+    HEADER,
+    CTemplate,
+    folded,
+    looked_up,
+    window,
+)
+from edgeopt.codegen.schedules.template import Const, flat, is_table, round_up
+from edgeopt.core.kernels import OpKey
+from edgeopt.core.network import Array
+from edgeopt.core.target import TargetSpec
+
+#: Bytes of a vector.
+VECTOR = 16
+#: Channels whose sums fill one.
+LANES = 4
+#: Windows that are woven: rows at most, and columns.
+MOST_ROWS, MOST_COLUMNS = 8, 16
+
+
+class _Mve(CTemplate):
+    """What the templates share: parameters in blocks of four channels."""
+
+    part: tuple[str, ...] = ()
+
+    def weight_bytes(self, key: OpKey) -> int:
+        """Of the weights as they are packed."""
+        raise NotImplementedError
+
+    def layout(self, key: OpKey, w: Array) -> Array:
+        """Weights as the loops read them."""
+        raise NotImplementedError
+
+    def consts(self, key: OpKey, target: TargetSpec) -> tuple[Const, ...]:
+        """Weights, biases and multipliers, and the table of an activation."""
+        blocks = -(-key.out_shape[-1] // LANES)
+        found = [
+            Const("w", "i8", self.weight_bytes(key)),
+            Const("p", "i32", HEADER + 2 * LANES * blocks),
+        ]
+        if is_table(key.activation):
+            found.append(Const("lut", "i8", 256))
+        return tuple(found)
+
+    def sections(self, key: OpKey, target: TargetSpec) -> tuple[str, ...]:
+        """Vectors and the loops."""
+        return ("base", "mve", *self.part)
+
+    def pack(
+        self, key: OpKey, target: TargetSpec, constants: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """Weights, and parameters four channels at a time."""
+        values = {
+            "w": self.layout(key, np.asarray(constants["w"], np.int8)),
+            "p": _blocks(folded(constants)),
+            "lut": constants.get("lut"),
+        }
+        consts = self.consts(key, target)
+        return {const.name: flat(np.asarray(values[const.name]), const) for const in consts}
+
+
+def _blocks(params: Array) -> Array:
+    """Biases and multipliers of single channels as four biases and four multipliers each."""
+    pairs = params[HEADER:].reshape(-1, 2)
+    padded = np.zeros((round_up(len(pairs), LANES), 2), np.int32)
+    padded[: len(pairs)] = pairs
+    blocks = padded.reshape(-1, LANES, 2).transpose(0, 2, 1)
+    return np.concatenate([params[:HEADER], blocks.reshape(-1)])
+
+
+def _length(key: OpKey) -> int:
+    """Inputs of an output."""
+    return math.prod(key.kernel) * key.in_shape[-1]
+
+
+class MveRows(_Mve):
+    """Rows of inputs with rows of weights, 16 products an instruction."""
+
+    def weight_bytes(self, key: OpKey) -> int:
+        """Rows in whole vectors, in whole fours."""
+        return round_up(key.out_shape[-1], LANES) * round_up(_length(key), VECTOR)
+
+    def layout(self, key: OpKey, w: Array) -> Array:
+        """Steps of 16 for outputs 0 and 2 of each four, then for 1 and 3.
+
+        The last step ends with the row, so it overlaps the one before: weights there are zero.
+        """
+        length = _length(key)
+        steps = -(-length // VECTOR)
+        rows = np.zeros((round_up(len(w), LANES), steps, VECTOR), np.int8)
+        flat_rows = w.reshape(len(w), length)
+        whole = (steps - 1) * VECTOR
+        rows[: len(w), : steps - 1] = flat_rows[:, :whole].reshape(len(w), steps - 1, VECTOR)
+        last = flat_rows[:, whole:]
+        at = VECTOR - last.shape[1] if length > VECTOR else 0
+        rows[: len(w), -1, at : at + last.shape[1]] = last
+        # [block, 2 (of four: high), 2 (low), step, 16] -> [block, low, step, high, 16]
+        split = rows.reshape(-1, 2, 2, steps, VECTOR)
+        return np.ascontiguousarray(split.transpose(0, 2, 3, 1, 4))
+
+
+class MvePointwise(MveRows):
+    """Pointwise convolutions and linear layers."""
+
+    name = "mve_pointwise"
+    part = ("mve_rows", "mve_pointwise")
+
+    def body(self, key: OpKey, target: TargetSpec) -> str:
+        """One call."""
+        pixels = math.prod(key.out_shape[:-1])
+        sizes = f"{pixels}, {key.in_shape[-1]}, {key.out_shape[-1]}"
+        call = f"edgeopt_mve_pointwise({sizes}, x0, w, p, y);"
+        return call + looked_up(key, math.prod(key.out_shape))
+
+
+class MveConv(MveRows):
+    """Convolutions of one group: windows are copied into rows."""
+
+    name = "mve_conv2d"
+    part = ("mve_rows", "mve_patch", "mve_conv")
+
+    def scratch_bytes(self, key: OpKey, target: TargetSpec) -> int:
+        """Two rows."""
+        return 2 * _length(key)
+
+    def body(self, key: OpKey, target: TargetSpec) -> str:
+        """One call."""
+        call = f"{window(key)}\nedgeopt_mve_conv2d(&g, x0, w, p, y, scratch);"
+        return call + looked_up(key, math.prod(key.out_shape))
+
+
+class MveDepthwise(_Mve):
+    """Depthwise convolutions: four or eight rows woven together."""
+
+    name = "mve_depthwise"
+    part = ("mve_patch", "mve_depthwise")
+
+    @staticmethod
+    def _rows(key: OpKey) -> int:
+        return 4 if key.kernel[0] <= 4 else MOST_ROWS
+
+    def _taps(self, key: OpKey) -> int:
+        return round_up(key.kernel[1] * self._rows(key), VECTOR)
+
+    def _pitch(self, key: OpKey) -> int:
+        """Bytes of a channel that is woven: all columns, and all that is read."""
+        read = (key.out_shape[1] - 1) * key.strides[1] * self._rows(key) + self._taps(key)
+        return max(read, (key.pads[1] + key.in_shape[1]) * self._rows(key))
+
+    def weight_bytes(self, key: OpKey) -> int:
+        """Windows in whole vectors, in whole fours."""
+        return round_up(key.out_shape[-1], LANES) * self._taps(key)
+
+    def layout(self, key: OpKey, w: Array) -> Array:
+        """[channel][column][row], padded."""
+        height, width = key.kernel
+        windows = np.zeros((round_up(len(w), LANES), self._taps(key)), np.int8)
+        woven = np.zeros((len(w), width, self._rows(key)), np.int8)
+        woven[:, :, :height] = w.reshape(len(w), height, width).transpose(0, 2, 1)
+        windows[: len(w), : width * self._rows(key)] = woven.reshape(len(w), -1)
+        return windows
+
+    def scratch_bytes(self, key: OpKey, target: TargetSpec) -> int:
+        """A group of channels, woven."""
+        return min(VECTOR, round_up(key.in_shape[-1], LANES)) * self._pitch(key)
+
+    def body(self, key: OpKey, target: TargetSpec) -> str:
+        """One call."""
+        sizes = f"{self._rows(key)}, {self._pitch(key)}"
+        call = f"{window(key)}\nedgeopt_mve_depthwise(&g, {sizes}, x0, w, p, y, scratch);"
+        return call + looked_up(key, math.prod(key.out_shape))
+
+
+POINTWISE, CONV, DEPTHWISE = MvePointwise(), MveConv(), MveDepthwise()
+
+
+def rule(key: OpKey, target: TargetSpec) -> CTemplate | None:
+    """The template of a convolution or linear layer in int8 on a core with vectors."""
+    if not isa_of(target).mve or key.dtype != "i8" or key.out_dtype != "i8" or key.residual:
+        return None
+    if key.op in ("pointwise", "linear"):
+        return POINTWISE
+    channels = key.in_shape[-1]
+    if key.op == "depthwise" and key.groups == channels == key.out_shape[-1]:
+        fits = key.kernel[0] <= MOST_ROWS and key.kernel[1] <= MOST_COLUMNS
+        fits &= key.strides[1] * (4 if key.kernel[0] <= 4 else 8) < 128
+        return DEPTHWISE if fits and key.dilations == (1, 1) else None
+    return CONV if key.op == "conv2d" and key.groups == 1 else None
