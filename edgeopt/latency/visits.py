@@ -50,6 +50,7 @@ class Visits:
         self.sleep = sleep
         self.budget_s = budget_s
         self.tell = progress or (lambda state: None)
+        self._failed_anchors: set[OpKey] = set()
         self.anchor = self._choose_anchor()
         self.baseline_ns = math.inf
         self.disturbed = 0
@@ -87,7 +88,18 @@ class Visits:
     # The anchor
 
     def _choose_anchor(self) -> OpKey:
-        ranked = sorted(self.todo, key=lambda key: (key.macs, key.activation_bytes, str(key)))
+        """The kernel of median work, of those that are not known to fail.
+
+        Raises:
+            BoardError: all do.
+        """
+        able = [key for key in self.todo if key not in self._failed_anchors]
+        if not able:
+            raise BoardError(
+                "none of the kernels can be timed", where="bench program",
+                hint="run the program by hand on the board; what was measured is kept",
+            )  # fmt: skip
+        ranked = sorted(able, key=lambda key: (key.macs, key.activation_bytes, str(key)))
         return ranked[len(ranked) // 2]
 
     def _visit_anchor(self) -> float | None:
@@ -97,8 +109,7 @@ class Visits:
         """
         windows = self._take([self.anchor])
         if not windows:
-            if not self.todo:
-                return None
+            self._failed_anchors.add(self.anchor)
             self.anchor = self._choose_anchor()
             self.settle()
             return None
@@ -135,7 +146,8 @@ class Visits:
                     windows.append(outcome)
                 elif isinstance(outcome, Refused):
                     self.journal.skip(outcome.key, outcome.why)
-                    self.todo.remove(outcome.key)
+                    if outcome.key in self.todo:
+                        self.todo.remove(outcome.key)
                 else:
                     self._note(outcome)
         except BoardError:

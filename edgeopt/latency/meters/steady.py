@@ -100,6 +100,7 @@ class SteadyMeter:
 
     meter: Meter
     recovery: Recovery
+    _held: dict[OpKey, Refused] = field(default_factory=dict, repr=False)
     _refused_in_a_row: int = field(default=0, repr=False)
 
     @property
@@ -128,6 +129,9 @@ class SteadyMeter:
     def visit(self, keys: Sequence[OpKey]) -> Iterator[Outcome]:
         """Time the kernels; those that cannot be timed come back as `Refused`.
 
+        They do so once another kernel was timed after them, in this visit or a later one: only
+        that shows that the board works and the kernel is at fault.
+
         Raises:
             BoardError: the board did not come back, or fails whatever it is asked.
         """
@@ -141,6 +145,10 @@ class SteadyMeter:
                     if isinstance(outcome, Window):
                         given.add(outcome.key)
                         self._refused_in_a_row = 0
+                        yield from self._held.values()
+                        self._held.clear()
+                    elif isinstance(outcome, Refused):
+                        given.add(outcome.key)
                     yield outcome
                 continue
             except BoardError as error:
@@ -167,7 +175,7 @@ class SteadyMeter:
                         hint="the board is at fault rather than a kernel: what was measured is "
                         "kept; see to it, then go on with --resume",
                     ) from failure  # fmt: skip
-                yield Refused(rest[0], failure.what)
+                self._held[rest[0]] = Refused(rest[0], failure.what)
 
 
 class Program(Protocol):
