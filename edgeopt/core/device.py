@@ -87,6 +87,7 @@ class DeviceProfile:
         threads: how many threads networks are to use; a deployment's choice, no figure of the
             device, and 1 unless `with_threads` says otherwise.
         folder: where the profile was read from; tables lie beside it. None for a probed device.
+        vector_issue: vector multiply-accumulate instructions that a core starts a cycle.
     """
 
     name: str
@@ -117,6 +118,7 @@ class DeviceProfile:
     notes: str = ""
     threads: int = 1
     folder: Path | None = field(default=None, compare=False)
+    vector_issue: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
@@ -199,5 +201,6 @@ class DeviceProfile:
 NUMBERS: tuple[str, ...] = tuple(
     item.name
     for item in fields(DeviceProfile)
-    if item.name.endswith(("_bytes", "_hz", "_bits")) or item.name in ("cores", "vector_registers")
+    if item.name.endswith(("_bytes", "_hz", "_bits"))
+    or item.name in ("cores", "vector_registers", "vector_issue")
 )

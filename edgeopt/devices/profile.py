@@ -45,6 +45,7 @@ _FACTS = {
     "clock_hz": ("cpu", 1_000_000, 10_000_000_000, True),
     "vector_bits": ("cpu", 32, 2048, True),
     "vector_registers": ("cpu", 1, 128, True),
+    "vector_issue": ("cpu", 1, 8, False),
     "l1d_bytes": ("cpu", _KIB, 1 << 30, False),
     "l1i_bytes": ("cpu", _KIB, 1 << 30, False),
     "l2_bytes": ("cpu", _KIB, 1 << 30, False),

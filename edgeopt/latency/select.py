@@ -1,4 +1,8 @@
-"""Choosing what to predict a device with: a measured table if there is one, else estimates."""
+"""Choosing what to predict a device with: a measured table if there is one, else estimates.
+
+Estimates are of the best of: what was learnt of the core under this runtime, the cost figures
+beside the profile, what was learnt under another runtime, the profile's facts alone.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgeopt.core.device import DeviceProfile
-from edgeopt.core.errors import InputError
+from edgeopt.core.errors import InputError, suggest
 from edgeopt.core.estimates import LatencyModel
 from edgeopt.latency.analytic import FILE_NAME, load_analytic
+from edgeopt.latency.corefile import SUFFIX as FIT_SUFFIX
+from edgeopt.latency.corefile import file_name, load_fit
+from edgeopt.latency.coremodel import CoreFit, CoreModel, core_model
 from edgeopt.latency.table import SUFFIX, LatencyTable, load_table
 
 RUNTIME = "edgeopt"
+#: Runtimes that edgeopt measures itself: they can be estimated on any device.
+RUNTIMES = (RUNTIME, "onnxruntime")
 
 
 def user_table_dir() -> Path:
@@ -31,8 +40,11 @@ def table_path(
     folder: Path, profile: DeviceProfile, runtime: str = RUNTIME, threads: int = 1
 ) -> Path:
     """The name of a device's table; machines that time differently get different names."""
-    mark = f"-{profile.fingerprint}" if profile.folder is None else ""
-    return folder / f"{profile.name}{mark}.{runtime}.{threads}t{SUFFIX}"
+    return folder / f"{_stem(profile)}.{runtime}.{threads}t{SUFFIX}"
+
+
+def _stem(profile: DeviceProfile) -> str:
+    return profile.name + (f"-{profile.fingerprint}" if profile.folder is None else "")
 
 
 def find_table(
@@ -100,11 +112,69 @@ def load_model(
             "no measured latency table exists", where=f"device {profile.name}",
             hint="measure one with `edgeopt profile`, or leave out --strict to use estimates",
         )  # fmt: skip
-    if profile.folder is None:
-        from edgeopt.latency.generic import generic_model
+    return estimates(profile, table_dirs, runtime=runtime, threads=threads)
 
-        return generic_model(profile)
-    return load_analytic(profile)
+
+def estimates(
+    profile: DeviceProfile,
+    table_dirs: Sequence[Path] = (),
+    *,
+    runtime: str = RUNTIME,
+    threads: int = 1,
+) -> LatencyModel:
+    """The best model there is without a measured table.
+
+    Raises:
+        InputError: nothing is known of the runtime on this device (near misses are named), or a
+            file of the device is broken.
+    """
+    fits = find_fits(profile, table_dirs)
+    if (runtime, threads) in fits:
+        return core_model(profile, runtime=runtime, threads=threads, fit=fits[runtime, threads])
+    if runtime == RUNTIME and profile.folder is not None:
+        if (profile.folder / FILE_NAME).is_file():
+            return load_analytic(profile)
+    elif runtime not in RUNTIMES:
+        # Others are known by what was measured under them, nobody saying on how many threads.
+        if (runtime, 0) in fits:
+            return core_model(profile, runtime=runtime, threads=0, fit=fits[runtime, 0])
+        known = {name for name, _ in fits} | set(RUNTIMES)
+        raise InputError(
+            f"nothing is known of runtime {runtime[:60]!r} on device {profile.name}",
+            hint=suggest(runtime[:60], known, noun="runtime"),
+        )
+    best = max(fits.values(), key=lambda fit: fit.trust.rows, default=None)
+    return core_model(profile, runtime=runtime, threads=threads, fit=best)
+
+
+def find_fits(
+    profile: DeviceProfile, table_dirs: Sequence[Path] = ()
+) -> dict[tuple[str, int], CoreFit]:
+    """What was learnt of the device's core, by runtime and threads; the user's own wins.
+
+    Raises:
+        InputError: a file is broken, or of another device.
+    """
+    found: dict[tuple[str, int], CoreFit] = {}
+    folders = [*table_dirs, user_table_dir()]
+    if profile.folder is not None:
+        folders.append(profile.folder)
+    for folder in folders:
+        for path in sorted(folder.glob(f"{_stem(profile)}.*{FIT_SUFFIX}")):
+            fit = load_fit(path)
+            if fit.device != profile.name or fit.fingerprint != profile.fingerprint:
+                raise InputError(
+                    f"measurements of {fit.device}, or of another version of its profile",
+                    where=str(path),
+                    hint="calibrate again with `edgeopt table calibrate`, or remove it",
+                )
+            found.setdefault((fit.runtime, fit.threads), fit)
+    return found
+
+
+def fit_path(folder: Path, profile: DeviceProfile, runtime: str, threads: int) -> Path:
+    """The name of what was learnt of a device's core; machines that differ get different names."""
+    return folder / file_name(_stem(profile), runtime, threads)
 
 
 def latency_source(profile: DeviceProfile, table_dirs: Sequence[Path] = ()) -> str:
@@ -115,14 +185,15 @@ def latency_source(profile: DeviceProfile, table_dirs: Sequence[Path] = ()) -> s
         if table.calibration is not None:
             text += f", {table.calibration.mape:.1%} error on whole networks"
         return text + ")"
-    if profile.folder is None:
-        return "estimated (from clock and vector width; `edgeopt profile` measures)"
-    if not (profile.folder / FILE_NAME).is_file():
-        return "unknown"
-    model = load_analytic(profile)
-    if "mape" in model.held_out:
-        return f"estimated ({model.held_out['mape']:.0%} error on left-out blocks)"
-    return "estimated"
+    model = estimates(profile, table_dirs)
+    if not isinstance(model, CoreModel):
+        return "estimated (cost figures with sources)"
+    if model.trust is not None:
+        return f"estimated ({model.trust.rows} measurements, {model.trust.mape:.0%} error)"
+    if model.other is not None:
+        return f"estimated (from measurements under {model.other})"
+    measures = "; `edgeopt profile` measures" if profile.folder is None else ""
+    return f"estimated (from the processor's facts{measures})"
 
 
 def model_digest(model: LatencyModel) -> str:

@@ -296,4 +296,4 @@ def test_a_machine_too_busy_to_be_measured_is_estimated(
     model = model_for(local, space=SPACE, detail=said.append)
     assert not isinstance(model, TableModel)
     assert said[-1] == "could not measure this machine: too busy"
-    assert model.predict(keys).how.startswith("estimated from clock and vector width")
+    assert model.predict(keys).how.startswith("estimated from the facts of its profile alone")
