@@ -11,6 +11,12 @@ import typer
 
 from edgeopt.cli.console import stdout, table
 
+BASIS = {
+    "measured": "these kernels, measured",
+    "fitted": "measurements of its class",
+    "facts": "facts of the processor",
+}
+
 
 def run(
     model: Annotated[Path, typer.Argument(help="An ONNX network.")],
@@ -25,6 +31,12 @@ def run(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse kernels the latency table does not hold.")
     ] = False,
+    runtime: Annotated[
+        str,
+        typer.Option(
+            help="What runs it: edgeopt, onnxruntime, or a name measurements are kept by."
+        ),
+    ] = "edgeopt",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     profile_dir: Annotated[
         list[Path] | None, typer.Option(help="More folders of device profiles.")
@@ -42,6 +54,7 @@ def run(
         input_shapes=tuple(input_shape or ()),
         strict=strict,
         profile_dirs=tuple(profile_dir or ()),
+        runtime=runtime,
     )
     if as_json:
         document = msgspec.json.encode(prediction, order="deterministic")
@@ -58,6 +71,23 @@ def run(
             ],
         )
     )  # fmt: skip
+    console.print()
+    console.print(
+        table(
+            ["class", "kernels", "latency", "share", "rests on"],
+            [
+                (f"{c.kind} {c.precision}", str(c.kernels), show_duration(c.latency_ns),
+                 f"{c.share:.1%}", BASIS[c.basis])
+                for c in prediction.classes
+            ],
+        )
+    )  # fmt: skip
+    covered = prediction.coverage
+    console.print(
+        f"of the time, {covered.measured:.0%} is of kernels measured on the board, "
+        f"{covered.fitted:.0%} of classes fitted to measurements there, {covered.facts:.0%} from "
+        f"what is known of the processor"
+    )
     console.print()
     console.print(
         table(["figure", "value", "how it is known"], [show_figure(f) for f in prediction.figures])

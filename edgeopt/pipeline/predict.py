@@ -5,16 +5,48 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeopt import devices
+from edgeopt import devices, latency
 from edgeopt.codegen.blocks import fused
 from edgeopt.codegen.lower import lower_shapes
+from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InputError, suggest
+from edgeopt.core.estimates import Estimate, LatencyModel
+from edgeopt.core.kernels import Kernel, KernelGraph, OpKey
+from edgeopt.core.network import Network
 from edgeopt.graph.importer import import_model
 from edgeopt.graph.load import load_model, parse_input_shapes
+from edgeopt.latency.coremodel import CoreModel
+from edgeopt.latency.model import TableModel
+from edgeopt.latency.select import RUNTIME
+from edgeopt.latency.work import class_of, weight_bytes
 from edgeopt.pipeline import figures
 from edgeopt.pipeline.artifact import make_artifact
 from edgeopt.pipeline.manifest import Figure, KernelInfo, Record
 from edgeopt.pipeline.tiles import choices_of
+
+
+class ClassShare(Record, frozen=True):
+    """The kernels of one class in one precision, and what their times rest on."""
+
+    kind: str  # "depthwise"
+    precision: str
+    kernels: int
+    latency_ns: float
+    share: float  # of the kernels' time
+    basis: str  # see `BASES`
+
+
+class Coverage(Record, frozen=True):
+    """Shares of the predicted time by what they rest on; they add up to one."""
+
+    measured: float = 0.0
+    fitted: float = 0.0
+    facts: float = 0.0
+
+
+#: measured: these very kernels were. fitted: others of their class were, under this runtime.
+#: facts: the rest.
+BASES = ("measured", "fitted", "facts")
 
 
 class Prediction(Record, frozen=True):
@@ -24,7 +56,10 @@ class Prediction(Record, frozen=True):
     device: str
     model: str
     precision: str
+    runtime: str
     figures: tuple[Figure, ...]
+    coverage: Coverage
+    classes: tuple[ClassShare, ...]  # slowest first
     kernels: tuple[KernelInfo, ...]
     notes: tuple[str, ...]
 
@@ -37,6 +72,7 @@ def predict_model(
     input_shapes: Sequence[str] = (),
     strict: bool = False,
     profile_dirs: Sequence[Path] = (),
+    runtime: str = RUNTIME,
 ) -> Prediction:
     """Latency and memory of a network on a device.
 
@@ -47,6 +83,8 @@ def predict_model(
         input_shapes: for dynamic inputs.
         strict: refuse kernels that the latency table does not hold.
         profile_dirs: more device profiles.
+        runtime: what will run the network: edgeopt's kernels, onnxruntime, or what measurements
+            of the device are kept under.
 
     Raises:
         InputError: the model or the device cannot be used.
@@ -58,32 +96,98 @@ def predict_model(
             hint=suggest(precision, ["fp32", "int8"], noun="precision"),
         )
     profile = devices.load(device, profile_dirs)
-    latency = figures.model_for(profile, strict=strict)
+    if runtime == RUNTIME:
+        predictor = figures.model_for(profile, strict=strict)
+    else:
+        predictor = latency.load_model(profile, runtime=runtime, strict=strict)
     imported = import_model(load_model(model, input_shapes=parse_input_shapes(input_shapes)))
     network = imported.network
     integer = any(t.dtype in ("i8", "u8") for t in network.tensors.values())
+    if precision == "fp32" and integer:
+        raise InputError(
+            "the network is quantized already", where=str(model), hint="leave out --precision"
+        )
     notes: list[str] = []
-    if precision == "int8" and not integer:
-        graph = fused(lower_shapes(network, "i8"), profile.target)
-        estimates = latency.predict_each(graph.keys)
-        kernels = tuple(
-            KernelInfo(k.name, str(k.key), "", k.sources, k.output, e.value, e.source.value,
-                       k.key.weight_count, 0)
-            for k, e in zip(graph.kernels, estimates, strict=True)
-        )  # fmt: skip
-        known: tuple[Figure, ...] = (figures.latency_of(latency, graph.keys),)
-        notes.append("memory is not stated: the network has not been quantized yet")
-    else:
-        if precision == "fp32" and integer:
-            raise InputError(
-                "the network is quantized already", where=str(model), hint="leave out --precision"
-            )
+    keys: tuple[OpKey, ...]
+    if runtime == RUNTIME and (integer or precision != "int8"):
         artifact = make_artifact(network, profile.target, choices_of(profile))
-        kernels = figures.kernel_table(latency, artifact)
-        known = (figures.latency_of(latency, artifact.graph.keys),
-                 *figures.static(artifact, None))  # fmt: skip
+        kernels = figures.kernel_table(predictor, artifact)
+        keys = artifact.graph.keys
+        known = (figures.latency_of(predictor, keys), *figures.static(artifact, None))
         notes += figures.fallback_notes(artifact, kernels)
+    else:
+        graph = graph_for(network, profile, runtime, precision)
+        keys = graph.keys
+        each = predictor.predict_each(keys)
+        kernels = tuple(_info(*pair) for pair in zip(graph.kernels, each, strict=True))
+        known = (figures.latency_of(predictor, keys),)
+        notes.append(
+            "memory is not stated: the network has not been quantized yet"
+            if runtime == RUNTIME
+            else f"memory is not stated: {runtime} plans its own"
+        )
+    classes = _classes(predictor, keys, [kernel.latency_ns for kernel in kernels])
     return Prediction(
-        1, profile.name, model.name, "int8" if integer else precision or "fp32", known, kernels,
-        tuple(notes),
+        schema=1,
+        device=profile.name,
+        model=model.name,
+        precision="int8" if integer else precision or "fp32",
+        runtime=runtime,
+        figures=known,
+        coverage=_coverage(classes),
+        classes=classes,
+        kernels=kernels,
+        notes=tuple(notes),
+    )
+
+
+def graph_for(
+    network: Network, profile: DeviceProfile, runtime: str, precision: str = ""
+) -> KernelGraph:
+    """A network's kernels as a runtime runs them: only edgeopt joins whole blocks.
+
+    Args:
+        network: float or quantized.
+        profile: the device.
+        runtime: what will run it.
+        precision: ``int8`` takes a float network as it will be once quantized.
+    """
+    integer = any(t.dtype in ("i8", "u8") for t in network.tensors.values())
+    graph = lower_shapes(network, "i8" if precision == "int8" and not integer else "f32")
+    return fused(graph, profile.target) if runtime == RUNTIME else graph
+
+
+def _info(kernel: Kernel, estimate: Estimate) -> KernelInfo:
+    return KernelInfo(
+        kernel.name, str(kernel.key), "", kernel.sources, kernel.output, estimate.value,
+        estimate.source.value, weight_bytes(kernel.key), 0,
     )  # fmt: skip
+
+
+def _basis(model: LatencyModel, key: OpKey) -> str:
+    inner = getattr(model, "model", model)  # of one thread, asked about several
+    if isinstance(inner, TableModel):
+        return "measured" if key in inner.table.entries else "fitted"
+    if isinstance(inner, CoreModel) and inner.supported(key):
+        return "fitted"
+    return "facts"
+
+
+def _classes(
+    model: LatencyModel, keys: Sequence[OpKey], times_ns: Sequence[float]
+) -> tuple[ClassShare, ...]:
+    whole = sum(times_ns) or 1.0
+    groups: dict[tuple[str, str, str], list[float]] = {}
+    for key, time_ns in zip(keys, times_ns, strict=True):
+        kind = "block" if key.parts else class_of(key)
+        groups.setdefault((kind, key.precision, _basis(model, key)), []).append(time_ns)
+    found = [
+        ClassShare(kind, precision, len(times), sum(times), sum(times) / whole, basis)
+        for (kind, precision, basis), times in groups.items()
+    ]
+    return tuple(sorted(found, key=lambda row: -row.latency_ns))
+
+
+def _coverage(classes: Sequence[ClassShare]) -> Coverage:
+    share = {name: sum(row.share for row in classes if row.basis == name) for name in BASES}
+    return Coverage(**share)
