@@ -29,6 +29,9 @@ BOARDS = [name for name in devices.available() if name != "local"]
 PI = devices.load("rpi4")
 
 
+PRECISIONS = [(name, p) for name in [*BOARDS, "local"] for p in devices.load(name).precisions]
+
+
 def every_operator(dtype: str) -> list[OpKey]:
     return [
         OpKey(op, (8, 8, 16), (8, 8, 16), dtype=dtype, out_dtype=dtype,
@@ -37,11 +40,8 @@ def every_operator(dtype: str) -> list[OpKey]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [*BOARDS, "local"])
-@pytest.mark.parametrize("dtype", ["f32", "i8"])
+@pytest.mark.parametrize(("name", "dtype"), PRECISIONS)
 def test_every_operator_on_every_board_from_facts(name: str, dtype: str) -> None:
-    if dtype not in devices.load(name).precisions:
-        pytest.skip(f"{name} does not compute in {dtype}")
     model: LatencyModel = core_model(devices.load(name))
     for key in every_operator(dtype):
         (found,) = model.predict_each([key])
@@ -55,7 +55,9 @@ def test_every_operator_on_every_board_from_facts(name: str, dtype: str) -> None
 def test_more_work_takes_longer() -> None:
     for name in BOARDS:
         model, dtype = core_model(devices.load(name)), devices.load(name).precisions[-1]
-        small, large = model.predict_each([pointwise(8, 16, 32, dtype), pointwise(8, 32, 64, dtype)])
+        small, large = model.predict_each(
+            [pointwise(8, 16, 32, dtype), pointwise(8, 32, 64, dtype)]
+        )
         assert small.value < large.value
         three, seven = model.predict_each([depthwise(8, 16, 3, dtype), depthwise(8, 16, 7, dtype)])
         assert three.value < seven.value
