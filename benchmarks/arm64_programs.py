@@ -19,7 +19,7 @@ from edgeopt.codegen.abi import symbol_of
 from edgeopt.codegen.emit import Origin
 from edgeopt.graph.importer import import_model
 from edgeopt.graph.load import parse_model
-from edgeopt.pipeline.artifact import KERNEL_FILE, Artifact, build_kernels, make_artifact
+from edgeopt.pipeline.artifact import Artifact, build_kernels, make_artifact
 from edgeopt.pipeline.cache import StageCache, default_cache_dir
 
 HERE = Path(__file__).resolve().parent
@@ -233,7 +233,7 @@ def build(model: Path, cpu: Cpu, folder: Path) -> Program:
     kernels = build_kernels(artifact, "net", StageCache(default_cache_dir()))[0]
     code = emit.render(
         artifact.graph, artifact.plan, artifact.functions, artifact.constants,
-        {KERNEL_FILE: kernels}, name="net", origin=Origin("benchmark", {}, {}), vectors=None,
+        {artifact.kernel_file: kernels}, name="net", origin=Origin("benchmark", {}, {}), vectors=None,
         embed_vectors=0,
     )  # fmt: skip
     return Program(_link(dict(code.files), folder), artifact, network.macs)

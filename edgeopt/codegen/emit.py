@@ -108,6 +108,7 @@ def render(
     embed_vectors: int = 1,
     text_weight_bytes: int = runner.TEXT_WEIGHT_BYTES,
     constant_alignment_bytes: int = runner.CONSTANT_ALIGNMENT_BYTES,
+    programs: bool = True,
 ) -> Code:
     """Render a network's C.
 
@@ -127,6 +128,7 @@ def render(
         text_weight_bytes: constants beyond this are not written as C text, but as a file that
             the assembler includes.
         constant_alignment_bytes: what the kernels need.
+        programs: also the programs for an operating system (bench, infer, self_test).
 
     Raises:
         ValueError: the parts contradict each other (a bug, not a user's mistake).
@@ -144,8 +146,9 @@ def render(
         f"src/{net}.c": "runner.c.j2",
         f"src/{net}_weights.h": "weights.h.j2",
         f"src/{net}_weights.c": "weights_binary.c.j2" if model.weights_file else "weights.c.j2",
-        f"programs/{net}_program.c": "program.c.j2",
     }
+    if programs:
+        generated[f"programs/{net}_program.c"] = "program.c.j2"
     if embedded is not None:
         generated[f"src/{net}_self_test.c"] = "self_test.c.j2"
     files = {
@@ -158,7 +161,8 @@ def render(
         if not file_name.endswith((".o", ".c")) or "/" in file_name:
             raise ValueError(f"kernel file {file_name!r} is neither .o nor .c")
         files[f"kernels/{file_name}"] = content
-    files |= {f"programs/{f}": runtime_file(f) for f in PROGRAM_FILES}
+    if programs:
+        files |= {f"programs/{f}": runtime_file(f) for f in PROGRAM_FILES}
     if model.threads > 1:
         files |= {path: runtime_file(path.rpartition("/")[2]) for path in POOL_FILES}
     if vectors is not None:

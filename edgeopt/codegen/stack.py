@@ -1,8 +1,8 @@
 """How deep the stack gets: from what gcc writes of every function (``-fcallgraph-info=su``).
 
-Generated code has no recursion, no variable-length arrays and no calls through pointers in a network
-for one thread, so the deepest path of the call graph is a bound, not a guess. Functions of
-libraries come without such notes; each counts as `LIBRARY_BYTES`.
+Generated code has no recursion, no variable-length arrays and, for one thread, no calls through
+pointers, so the deepest path of the call graph is a bound, not a guess. Functions of libraries
+come without such notes; each counts as `LIBRARY_BYTES`.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from edgeopt.codegen import runner, schedules
+from edgeopt.codegen import ckernels, runner, schedules
 from edgeopt.codegen.abi import KernelFunction
 from edgeopt.codegen.blocks import fused
 from edgeopt.codegen.lower import lower
@@ -19,7 +19,6 @@ from edgeopt.core.target import TargetSpec
 from edgeopt.pipeline.cache import StageCache
 from edgeopt.pipeline.kernel_store import Job, compiled, joined
 
-KERNEL_FILE = "kernels.o"
 #: Threads that sleep are woken for each inference: less than this is not worth it.
 WAKING_CYCLES = 30_000.0
 
@@ -51,6 +50,11 @@ class Artifact:
                 data = array.tobytes()
                 seen[digest(data)] = len(data)
         return sum(seen.values())
+
+    @property
+    def kernel_file(self) -> str:
+        """What a bundle calls the kernels."""
+        return "kernels.c" if ckernels.applies(self.target) else "kernels.o"
 
     @property
     def threads(self) -> int:
@@ -115,11 +119,16 @@ def make_artifact(
 def build_kernels(artifact: Artifact, name: str, cache: StageCache) -> tuple[bytes, bool]:
     """The relocatable object of an artifact's kernels, and whether the cache had them all.
 
+    For a microcontroller it is C, which its own toolchain compiles with the rest.
+
     Args:
         artifact: what to build.
         name: of the network; its symbols carry it as a prefix.
         cache: of compiled kernels.
     """
+    if ckernels.applies(artifact.target):
+        prefix = runner.kernel_prefix(name)
+        return ckernels.source(artifact.graph.keys, artifact.target, prefix).encode(), False
     jobs = [
         Job(kernel.key, function.choice, kernel if function.template == "fallback" else None)
         for kernel, function in zip(artifact.graph.kernels, artifact.functions, strict=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgeopt.codegen import emit, packagings, runner
+from edgeopt.codegen import ckernels, emit, packagings, runner
 from edgeopt.codegen.emit import Code, Origin
 from edgeopt.codegen.packagings import Package
 from edgeopt.codegen.testvectors import TestVectors
@@ -18,7 +18,7 @@ from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InputError
 from edgeopt.core.files import digest
 from edgeopt.core.network import Tensor
-from edgeopt.pipeline.artifact import KERNEL_FILE, Artifact, versions
+from edgeopt.pipeline.artifact import Artifact, versions
 from edgeopt.pipeline.manifest import (
     FILE_NAME,
     BufferInfo,
@@ -112,12 +112,13 @@ def render_code(
         artifact.plan,
         artifact.functions,
         artifact.constants,
-        {KERNEL_FILE: kernels},
+        {artifact.kernel_file: kernels},
         name=name,
         origin=Origin(command, versions(), dict(inputs)),
         vectors=vectors,
         embed_vectors=min(EMBEDDED_VECTORS, vectors.count),
         constant_alignment_bytes=runner.constant_alignment(artifact.target),
+        programs=not ckernels.applies(artifact.target),
     )
 
 

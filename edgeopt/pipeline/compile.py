@@ -7,23 +7,26 @@ everything that went into it; a repeated compile redoes only what changed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 from edgeopt import __version__, devices
 from edgeopt.codegen import plan_picture
 from edgeopt.core.device import DeviceProfile
-from edgeopt.core.errors import InputError, suggest
-from edgeopt.core.estimates import Budget
+from edgeopt.core.errors import InfeasibleError, InputError, suggest
+from edgeopt.core.estimates import Budget, Source
 from edgeopt.core.files import write_atomic
-from edgeopt.pipeline import bundle, figures, source
+from edgeopt.pipeline import bundle, figures, firmware, source
 from edgeopt.pipeline.artifact import Artifact, build_kernels, make_artifact, versions
 from edgeopt.pipeline.cache import Files, StageCache, default_cache_dir
 from edgeopt.pipeline.manifest import SCHEMA, Manifest
-from edgeopt.pipeline.proof import prove
+from edgeopt.pipeline.proof import prove, prove_firmware
 from edgeopt.pipeline.tiles import choices_of
 from edgeopt.pipeline.tuning import tuned
+
+#: Searches for one microcontroller: estimates are corrected by what came out.
+ATTEMPTS = 4
 
 STAGES = ("device", "search", "network", "quantize", "lower", "kernels", "render", "verify",
           "bundle")  # fmt: skip
@@ -135,8 +138,45 @@ def compile_network(request: CompileRequest, progress: Progress = no_progress) -
     run.start("device")
     profile = devices.load(request.device, request.profile_dirs).with_threads(request.threads)
     precisions = _precisions(request.precision, profile)
+    board = firmware.board_of(profile) if profile.kind == "firmware" else None
     run.end("device", f"{profile.title}, {', '.join(_names(precisions))}")
 
+    wanted, asked = request, request.budget
+    over: _OverBudgetError | None = None
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return _compile(wanted, asked, run, profile, board, precisions)
+        except InfeasibleError as error:
+            if over is None:
+                raise
+            raise firmware.refuse(over.found, profile) from error
+        except _OverBudgetError as missed:
+            over = missed
+            if request.model is not None or attempt == ATTEMPTS:
+                raise firmware.refuse(over.found, profile) from missed
+            # Estimates stood behind the search; what came out says how far they were off.
+            wanted = replace(wanted, budget=firmware.tightened(wanted.budget, over.found, asked))
+            run.detail("verify", "; ".join(e.text for e in over.found) + ": searching again")
+    raise AssertionError
+
+
+class _OverBudgetError(Exception):
+    """A network for a microcontroller turned out to take more than it may."""
+
+    def __init__(self, found: tuple[firmware.Excess, ...]) -> None:
+        super().__init__(found)
+        self.found = found
+
+
+def _compile(
+    request: CompileRequest,
+    asked: Budget,
+    run: _Run,
+    profile: DeviceProfile,
+    board: firmware.Board | None,
+    precisions: tuple[str, ...],
+) -> Manifest:
+    """One pass through the stages; ``asked`` is the budget that counts in the end."""
     run.start("search")
     chosen = source.choose(request, profile, precisions, run.cached, run.detail)
     run.end("search", chosen.summary, cached=chosen.cached)
@@ -162,32 +202,44 @@ def compile_network(request: CompileRequest, progress: Progress = no_progress) -
             keys, profile, model, request.tune, run.cache, lambda text: run.detail("lower", text)
         )
         artifact = make_artifact(final.imported.network, profile.target, choices)
+    if board is not None:
+        firmware.check_fits(profile, artifact, asked)
     run.end("lower", _summary(artifact))
     run.dump({"kernels.txt": "\n".join(map(str, artifact.graph.keys)).encode() + b"\n"})
 
     run.start("kernels")
     kernels, cached = build_kernels(artifact, request.name, run.cache)
-    run.end("kernels", f"{len(kernels):,} bytes of object code", cached=cached)
-    run.dump({"kernels.o": kernels})
+    kind = "object code" if board is None else "C"
+    run.end("kernels", f"{len(kernels):,} bytes of {kind}", cached=cached)
+    run.dump({artifact.kernel_file: kernels})
 
     run.start("render")
     vectors = source.test_vectors(final, network, run.cached)
+    own = vectors if board is None else firmware.reference(artifact, vectors, run.cached)
     facts = bundle.describe(chosen, final)
     origin = {chosen.source: chosen.source_sha256}
-    code = bundle.render_code(request.name, request.command, origin, artifact, kernels, vectors)
+    code = bundle.render_code(request.name, request.command, origin, artifact, kernels, own)
     files = bundle.code_files(code, profile, final, network["model.onnx"], facts)
     files["memory.svg"] = plan_picture.svg(artifact.graph, artifact.plan).encode()
     run.end("render", f"{len(files)} files")
 
     run.start("verify")
-    proof, cached = prove(
-        request.name, profile, network, final, artifact, files, vectors, run.cached, run.cache
-    )
+    if board is None:
+        proof, cached = prove(
+            request.name, profile, network, final, artifact, files, vectors, run.cached, run.cache
+        )
+    else:
+        proof, cached = prove_firmware(
+            request.name, board, network, final, artifact, files, vectors, own, run.cached
+        )
+        if over := firmware.excesses(proof.figures, asked):
+            raise _OverBudgetError(over)
     run.end("verify", proof.summary, cached=cached)
 
     run.start("bundle")
     model = figures.model_for(profile, strict=request.strict)
-    rows = figures.kernel_table(model, artifact, proof.kernel_ns)
+    known = Source.MEASURED if board is None else Source.SIMULATED
+    rows = figures.kernel_table(model, artifact, proof.kernel_ns, known)
     manifest = Manifest(
         schema=SCHEMA,
         edgeopt=__version__,
@@ -201,7 +253,7 @@ def compile_network(request: CompileRequest, progress: Progress = no_progress) -
         precision=final.precision,
         subnet=None if chosen.subnet is None else str(chosen.subnet),
         seed=request.seed,
-        budget=_budget(request.budget),
+        budget=_budget(asked),
         search=chosen.statistics,
         figures=figures.collect(model, chosen, artifact, kernels, proof),
         inputs=bundle.interface(artifact, inputs=True),

@@ -72,6 +72,8 @@ def collect(
     """Every figure of a compile; a measured latency wins over a predicted one."""
     known = accuracy(chosen)
     figures = [] if known is None else [known]
+    if proof.figures:
+        return (*figures, *proof.figures)
     if proof.latency is not None:
         figures.append(proof.latency)
     else:
@@ -80,18 +82,24 @@ def collect(
 
 
 def kernel_table(
-    model: LatencyModel, artifact: Artifact, measured_ns: Sequence[float] = ()
+    model: LatencyModel,
+    artifact: Artifact,
+    measured_ns: Sequence[float] = (),
+    source: Source = Source.MEASURED,
 ) -> tuple[KernelInfo, ...]:
     """Every kernel with its latency, in execution order.
 
     Args:
         model: predicts what was not measured.
         artifact: the lowered network.
-        measured_ns: times of the kernels in the network itself, where it ran on this machine.
+        measured_ns: times of the kernels in the network itself, where it ran.
+        source: how these are known.
     """
-    estimates = [(found.value, found.source) for found in model.predict_each(artifact.graph.keys)]
-    if len(measured_ns) == len(estimates):
-        estimates = [(value, Source.MEASURED) for value in measured_ns]
+    if len(measured_ns) == len(artifact.graph.keys):
+        estimates = [(value, source) for value in measured_ns]
+    else:
+        found = model.predict_each(artifact.graph.keys)
+        estimates = [(estimate.value, estimate.source) for estimate in found]
     seen: set[str] = set()
     rows = []
     for kernel, function, constants, estimate in zip(

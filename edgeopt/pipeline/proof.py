@@ -28,18 +28,22 @@ from edgeopt.core.errors import ToolError
 from edgeopt.core.estimates import Source
 from edgeopt.core.files import digest
 from edgeopt.core.network import Network
-from edgeopt.pipeline import bundle
+from edgeopt.pipeline import bundle, firmware
 from edgeopt.pipeline.artifact import Artifact, build_kernels, make_artifact, versions_text
 from edgeopt.pipeline.cache import Files, StageCache
 from edgeopt.pipeline.manifest import Check, Figure
 
 if TYPE_CHECKING:
+    from edgeopt.pipeline.firmware import Board
     from edgeopt.pipeline.source import Cached, Final
 
 #: fp32 engines may differ by this, relative to the largest magnitude of an output vector.
 FP32_TOLERANCE = 1e-4
 #: Share of int8 output elements on which onnxruntime must agree, and by how much others may differ.
 ORT_EQUAL_SHARE, ORT_STEPS = 0.99, 1
+#: Steps of int8 that outputs in fixed point may be off: one for each requantization that sat next
+#: to a half, carried through the network. Firmware itself is compared bit for bit.
+FIXED_STEPS = 16
 BENCH_RUNS = 300
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -52,6 +56,7 @@ class Proof:
     checks: tuple[Check, ...]
     latency: Figure | None = None
     kernel_ns: tuple[float, ...] = ()  # medians, where some kernels have no template
+    figures: tuple[Figure, ...] = ()  # of firmware, all there are but the accuracy
 
     @property
     def summary(self) -> str:
@@ -177,6 +182,53 @@ def prove(
     return Proof(found.checks, found.latency, found.kernel_ns), hit
 
 
+def prove_firmware(
+    name: str,
+    board: Board,
+    model: Mapping[str, bytes],
+    final: Final,
+    artifact: Artifact,
+    files: Mapping[str, bytes],
+    vectors: TestVectors,
+    own: TestVectors,
+    cached: Cached,
+) -> tuple[Proof, bool]:
+    """Check engines and firmware against each other; ``own`` are the board's own vectors.
+
+    The remaining arguments are those of `prove`.
+    """
+    inputs = {
+        "model": digest(final.model),
+        "vectors": digest(model["vectors.npz"] + vectors.output_bytes + own.output_bytes),
+        "versions": versions_text(),
+    }
+
+    def make() -> Files:
+        checks = _engine_checks(model, final, vectors)
+        if own is not vectors:
+            checks.append(
+                as_check(
+                    verify.compare(
+                        vectors.outputs, own.outputs, what="torch ~ fixed-point reference",
+                        where="host", tolerance=FP32_TOLERANCE * 100, max_steps=FIXED_STEPS,
+                        min_equal=0.0,
+                    )
+                )
+            )  # fmt: skip
+        return {"engines.json": msgspec.json.encode(_Stored(tuple(checks), None, ()))}
+
+    stored, hit = cached("engines", inputs, make)
+    engines = msgspec.json.decode(stored["engines.json"], type=_Stored).checks
+    count = len(artifact.graph.kernels)
+    embedded = min(bundle.EMBEDDED_VECTORS, own.count)
+    found, same = firmware.weigh(name, board, count, files, own, embedded, cached)
+    return Proof(
+        (*engines, *found.checks),
+        kernel_ns=firmware.kernel_ns(board, found),
+        figures=firmware.figures_of(board, artifact, found),
+    ), hit and same
+
+
 def _version(profile: DeviceProfile) -> str:
     try:
         compiler = toolchain.find(profile)
@@ -209,7 +261,11 @@ def _engine_checks(model: Mapping[str, bytes], final: Final, vectors: TestVector
 
 
 def against_ort(
-    final: Final, inputs: Mapping[str, npt.NDArray[Any]], vectors: TestVectors
+    final: Final,
+    inputs: Mapping[str, npt.NDArray[Any]],
+    vectors: TestVectors,
+    *,
+    fixed: bool = False,
 ) -> list[Check]:
     """The reference against onnxruntime on the final model.
 
@@ -217,6 +273,7 @@ def against_ort(
         final: the model that was compiled.
         inputs: model input name -> [N, ...] in the model's layout.
         vectors: the reference's inputs and outputs.
+        fixed: the reference requantizes in fixed point, and so may be off by `FIXED_STEPS`.
     """
     network = final.imported.network
     integer = final.precision == "int8"
@@ -230,13 +287,15 @@ def against_ort(
         return verify.compare(
             _in_steps(network, vectors.outputs) if integer else dict(vectors.outputs),
             _in_steps(network, moved) if integer else moved,
-            what="torch simulation = onnxruntime (int8)"
+            what="fixed-point reference ~ onnxruntime (int8)"
+            if fixed
+            else "torch simulation = onnxruntime (int8)"
             if integer
             else "torch = onnxruntime (fp32)",
             where="host",
             tolerance=FP32_TOLERANCE,
-            max_steps=ORT_STEPS if integer else 0,
-            min_equal=ORT_EQUAL_SHARE if integer else 1.0,
+            max_steps=FIXED_STEPS if fixed else ORT_STEPS if integer else 0,
+            min_equal=0.0 if fixed else ORT_EQUAL_SHARE if integer else 1.0,
         )
 
     # Optimized, onnxruntime runs integer models in integers, but rewrites some operators, such as

@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from edgeopt import devices
-from edgeopt.codegen import testvectors, verify
+from edgeopt.codegen import ckernels, testvectors, verify
 from edgeopt.codegen.verify import Missing
 from edgeopt.graph.edges import with_edges
 from edgeopt.graph.importer import import_model
 from edgeopt.graph.load import parse_model
-from edgeopt.pipeline import bundle, proof
+from edgeopt.pipeline import bundle, firmware, proof
 from edgeopt.pipeline.compile import Progress, no_progress
 from edgeopt.pipeline.manifest import Check
 from edgeopt.pipeline.source import Final
@@ -44,13 +44,17 @@ def verify_bundle(folder: Path, progress: Progress = no_progress) -> tuple[Check
             imported.inputs.items(), imported.network.inputs, strict=True
         )
     }
-    checks = proof.against_ort(final, inputs, vectors)
+    profile = devices.load(manifest.device)
+    bare = profile.kind == "firmware"
+    fixed = bare and not ckernels.isa_of(profile.target).fpu
+    checks = proof.against_ort(final, inputs, vectors, fixed=fixed)
     progress("end", {"stage": "onnxruntime", "text": checks[-1].detail})
 
     progress("start", {"stage": "artifact"})
-    profile = devices.load(manifest.device)
     engine = verify.engine_for(profile)
-    if isinstance(engine, Missing):
+    if bare:
+        checks += firmware.checked_again(manifest, firmware.board_of(profile), files, vectors)
+    elif isinstance(engine, Missing):
         checks.append(proof.as_check(verify.skipped("torch = artifact", engine)))
     else:
         checks += proof.artifact_checks(files, manifest.name, profile, engine, vectors)
