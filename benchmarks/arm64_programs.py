@@ -233,8 +233,8 @@ def build(model: Path, cpu: Cpu, folder: Path) -> Program:
     kernels = build_kernels(artifact, "net", StageCache(default_cache_dir()))[0]
     code = emit.render(
         artifact.graph, artifact.plan, artifact.functions, artifact.constants,
-        {artifact.kernel_file: kernels}, name="net", origin=Origin("benchmark", {}, {}), vectors=None,
-        embed_vectors=0,
+        {artifact.kernel_file: kernels}, name="net", origin=Origin("benchmark", {}, {}),
+        vectors=None, embed_vectors=0,
     )  # fmt: skip
     return Program(_link(dict(code.files), folder), artifact, network.macs)
 
