@@ -29,6 +29,9 @@ INSTALL = {
     "riscv64-unknown-elf-gcc": (
         "apt-get install -y gcc-riscv64-unknown-elf picolibc-riscv64-unknown-elf"
     ),
+    "sshd": "apt-get install -y openssh-server",
+    "ssh-keygen": "apt-get install -y openssh-client",
+    "adb": "apt-get install -y adb",
     "qemu-system-arm": "apt-get install -y qemu-system-arm",
     "qemu-system-riscv32": "apt-get install -y qemu-system-misc",
     "aarch64-linux-gnu-gcc": "apt-get install -y gcc-aarch64-linux-gnu libc6-dev-arm64-cross",

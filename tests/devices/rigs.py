@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
+import pwd
+import signal
+import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,7 +62,118 @@ def qemu_user(tmp_path: Path, needs_tool: NeedsTool) -> Iterator[Rig]:
     yield Rig(lambda: open_link(devices.load("rpi4")), program, shell=False)
 
 
-RIGS = {"local": local, "qemu_user": qemu_user}
+@dataclass
+class SshBoard:
+    """A real sshd on loopback, and a home folder that trusts it.
+
+    Attributes:
+        host: for ``--host``.
+        home: with ``.ssh``; it is $HOME meanwhile.
+        port: it listens on.
+        server: the listening process.
+    """
+
+    host: str
+    home: Path
+    port: int
+    server: subprocess.Popen[bytes]
+
+    def open(self, host: str = "") -> Link:
+        return open_link(devices.load("rpi4"), host=host or self.host)
+
+    def processes(self) -> list[int]:
+        """The server and those that serve a connection, innermost last."""
+        found, more = [], [self.server.pid]
+        while more:
+            found += more
+            more = [
+                pid for pid in _children(more) if Path(f"/proc/{pid}/comm").read_text() == "sshd\n"
+            ]
+        return found
+
+    def vanish(self) -> None:
+        server, *serving = self.processes()
+        for pid in reversed(serving):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for _ in range(100):  # the server, not init, is to clear them away
+            if not _children([server]):
+                break
+            time.sleep(0.01)
+        self.server.kill()
+
+
+def _children(parents: list[int]) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text().rpartition(")")[2].split()[1]) in parents:
+                found.append(int(path.parent.name))
+    return found
+
+
+@contextlib.contextmanager
+def ssh_board(
+    tmp_path: Path, needs_tool: NeedsTool, *, limits: str = "MaxSessions 6\n"
+) -> Iterator[SshBoard]:
+    sshd, keygen = needs_tool("sshd"), needs_tool("ssh-keygen")
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where it puts its unprivileged half
+    ssh = tmp_path / "home" / ".ssh"
+    ssh.mkdir(parents=True, mode=0o700)
+    for key in (tmp_path / "host_key", ssh / "id_ed25519"):
+        subprocess.run([keygen, "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    port = free_port()
+    (ssh / "authorized").write_text((ssh / "id_ed25519.pub").read_text())
+    (ssh / "known_hosts").write_text(
+        f"[127.0.0.1]:{port} {(tmp_path / 'host_key.pub').read_text()}"
+    )
+    (tmp_path / "sshd_config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {tmp_path}/host_key\nPidFile none\n"
+        f"AuthorizedKeysFile {ssh}/authorized\nStrictModes no\nUsePAM no\n"
+        f"PasswordAuthentication no\nKbdInteractiveAuthentication no\n"
+        f"SetEnv HOME={ssh.parent}\n{limits}"
+    )
+    user = pwd.getpwuid(os.geteuid()).pw_name
+    with (tmp_path / "sshd.log").open("wb") as log:
+        server = subprocess.Popen(
+            [sshd, "-D", "-e", "-f", str(tmp_path / "sshd_config")], stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=log,
+        )  # fmt: skip
+    board = SshBoard(f"{user}@127.0.0.1:{port}", ssh.parent, port, server)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(ssh.parent))
+        patch.delenv("SSH_AUTH_SOCK", raising=False)
+        try:
+            wait_for_port(port, server)
+            yield board
+        finally:
+            board.vanish()
+            server.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def wait_for_port(port: int, server: subprocess.Popen[bytes]) -> None:
+    while server.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"the server ended with {server.returncode}")
+
+
+@contextlib.contextmanager
+def ssh(tmp_path: Path, needs_tool: NeedsTool) -> Iterator[Rig]:
+    program = build(needs_tool("gcc"), tmp_path / "program")
+    with ssh_board(tmp_path, needs_tool) as board:
+        yield Rig(board.open, program, board.vanish)
+
+
+RIGS = {"local": local, "qemu_user": qemu_user, "ssh": ssh}
 
 
 def host_only() -> None:

@@ -10,9 +10,9 @@ from edgeopt.core.errors import InputError
 #: Name -> where it is. Other packages add theirs with entry points of `GROUP`.
 TRANSPORTS = {
     "local": "edgeopt.devices.transports.local:LocalLink",
-    "ssh": "edgeopt.devices.transports.ssh:SshLink",
-    "adb": "edgeopt.devices.transports.adb:AdbLink",
-    "tvm_rpc": "edgeopt.devices.transports.tvm_rpc:TvmRpcLink",
+    "ssh": "edgeopt.devices.transports.ssh:Ssh",
+    "adb": "edgeopt.devices.transports.adb:Adb",
+    "tvm_rpc": "edgeopt.devices.transports.tvm_rpc:TvmRpc",
     "qemu_user": "edgeopt.devices.transports.qemu_user:QemuUserLink",
     "qemu_system": "edgeopt.devices.transports.qemu_system:QemuSystemLink",
     "serial": "edgeopt.devices.transports.serial:SerialLink",

@@ -45,7 +45,7 @@ def facts_of(link: Link, python: str = "") -> BoardFacts:
     Raises:
         BoardError: the board does not answer as a POSIX system does.
     """
-    command = ["/bin/sh", "-c", FACTS_SCRIPT, "sh", python or "python3"]
+    command = ["sh", "-c", FACTS_SCRIPT, "sh", python or "python3"]
     return parse_facts(link.run(command, idle_s=FACTS_IDLE_S), where=link.name)
 
 
@@ -88,7 +88,7 @@ def _count(text: str | None, limit: int) -> int | None:
 
 def read_text(link: Link, path: str) -> str | None:
     """A small file of the board; None if absent, not permitted, or not a small file."""
-    command = ["/bin/sh", "-c", 'exec head -c "$1" <"$2"', "sh", str(MAX_TEXT_BYTES), path]
+    command = ["sh", "-c", 'exec head -c "$1" <"$2"', "sh", str(MAX_TEXT_BYTES), path]
     try:
         return "".join(f"{line}\n" for line in link.run(command, timeout_s=FACTS_IDLE_S))
     except BoardCommandFailed:
