@@ -44,6 +44,7 @@ $(VENV)/.tested: $(VENV)/.installed
 # missing; as root on Debian this installs them.
 TOOLS := cmake:cmake gcc:gcc clang:clang qemu-aarch64:qemu-user \
 	aarch64-linux-gnu-gcc:gcc-aarch64-linux-gnu chromium:chromium bochs:bochs bochs:bochs-term \
+	arduino-builder:arduino-builder arduino-builder:arduino-core-avr simavr:simavr cppcheck:cppcheck \
 	arm-none-eabi-gcc:gcc-arm-none-eabi arm-none-eabi-gcc:libnewlib-arm-none-eabi \
 	riscv64-unknown-elf-gcc:gcc-riscv64-unknown-elf \
 	riscv64-unknown-elf-gcc:picolibc-riscv64-unknown-elf \

@@ -24,6 +24,9 @@ INSTALL = {
     "clang": "apt-get install -y clang",
     "cmake": "apt-get install -y cmake",
     "bochs": "apt-get install -y bochs bochs-term",
+    "arduino-builder": "apt-get install -y arduino-builder arduino-core-avr",
+    "simavr": "apt-get install -y simavr",
+    "cppcheck": "apt-get install -y cppcheck",
     "chromium": "apt-get install -y chromium",
     "arm-none-eabi-gcc": "apt-get install -y gcc-arm-none-eabi libnewlib-arm-none-eabi",
     "riscv64-unknown-elf-gcc": (

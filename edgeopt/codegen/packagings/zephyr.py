@@ -20,15 +20,18 @@ def tree(library: Library) -> dict[str, bytes]:
         f"# {library.package} {library.version}: a Zephyr module.",
         "# SPDX-License-Identifier: " + library.licence,
         f"if(CONFIG_{option})",
-        "  zephyr_include_directories(../include)",
-        "  zephyr_library()",
-        "  zephyr_library_include_directories(../src)",
+        "  zephyr_include_directories(${CMAKE_CURRENT_LIST_DIR}/../include)",
+        f"  zephyr_library_named({library.package})",
+        "  zephyr_library_include_directories(${CMAKE_CURRENT_LIST_DIR}/../src)",
         "  zephyr_library_sources(",
-        *(f"    ../{path}" for path in always),
+        *(f"    ${{CMAKE_CURRENT_LIST_DIR}}/../{path}" for path in always),
         "  )",
     ]
     if library.has_self_test:
-        lines.append(f"  zephyr_library_sources_ifdef(CONFIG_{option}_SELF_TEST ../{tested})")
+        lines.append(
+            f"  zephyr_library_sources_ifdef(CONFIG_{option}_SELF_TEST\n"
+            f"    ${{CMAKE_CURRENT_LIST_DIR}}/../{tested})"
+        )
     # Zephyr's default is -Os: kernels are worth the bytes.
     lines += ["  zephyr_library_compile_options(-O2)", "endif()", ""]
     kconfig = [
