@@ -16,6 +16,7 @@ import numpy as np
 
 from edgeopt.codegen import ckernels, machines
 from edgeopt.codegen.machines import Machine
+from edgeopt.codegen.storage import overlap_distance
 from edgeopt.codegen.toolchain import STRICT_FLAGS
 from edgeopt.core.kernels import OpKey
 
@@ -77,7 +78,9 @@ def _work(keys: Sequence[OpKey], machine: Machine, cases: Mapping[OpKey, c_harne
         packed = template.pack(key, machine.target, constants)
         wanted = c_harness.expected(key, cases[key], machine.target)
         given = iter(inputs)
-        work += struct.pack("<i", len(function.args))
+        distance = overlap_distance(key, function.ordered_pixels)
+        distance = -1 if distance is None else -(-distance // 16) * 16
+        work += struct.pack("<ii", len(function.args), distance)
         for arg in function.args:
             data, size = b"", function.scratch_bytes
             if arg.kind == "input":

@@ -1,11 +1,13 @@
 /* Calls kernels with arguments from a block of test data, on a board, and compares what they write
  * with what they should. Each is called twice with other rubbish in the memory around and under
  * its arguments: a kernel that reads past a tensor differs between the calls, one that writes past
- * it is seen by the rubbish it destroys.
+ * it is seen by the rubbish it destroys. Where a kernel promises an order, it is called once more
+ * with its output as near to its first input as plans may put it.
  *
- * The block: the number of kernels; for each the number of its arguments, and for each of those
- * kind and size, both int32, and the bytes, which begin at a multiple of 64. An output's are those
- * that are expected. */
+ * The block: the number of kernels; for each the number of its arguments and by how many bytes its
+ * output must begin before its first input (-1: they may not overlap), and for each argument kind
+ * and size, all int32, and the bytes, which begin at a multiple of 64. An output's are those that
+ * are expected. */
 #include "board.h"
 
 #include <string.h>
@@ -42,6 +44,7 @@ static void report(int32_t kernel, const char *what, uint32_t count) {
 /* Kinds, sizes and data of a kernel's arguments; where the next kernel begins. */
 typedef struct {
     int32_t count;
+    int32_t distance;
     int32_t kind[MOST];
     size_t size[MOST];
     const uint8_t *data[MOST];
@@ -55,7 +58,8 @@ static const uint8_t *aligned(const uint8_t *at) {
 static const uint8_t *read(const uint8_t *at, arguments *found) {
     int32_t i;
     found->count = number(at);
-    at += 4;
+    found->distance = number(at + 4);
+    at += 8;
     for (i = 0; i < found->count; ++i) {
         found->kind[i] = number(at);
         found->size[i] = (size_t)number(at + 4);
@@ -63,6 +67,44 @@ static const uint8_t *read(const uint8_t *at, arguments *found) {
         at = found->data[i] + (found->kind[i] == SCRATCH ? 0U : found->size[i]);
     }
     return at;
+}
+
+/* The output over the first input; what is around them is not looked at. */
+static void overlapping(int32_t kernel, const arguments *given) {
+    void *pointers[MOST];
+    const uint8_t *wanted = NULL;
+    uint8_t *output = memory + GUARD, *free_at;
+    size_t size = 0, j;
+    uint32_t wrong = 0;
+    int32_t i, status;
+    memset(memory, 0x3C, sizeof memory);
+    free_at = output + given->distance + given->size[0];
+    for (i = 0; i < given->count; ++i) {
+        if (given->kind[i] == OUTPUT) {
+            pointers[i] = output;
+            wanted = given->data[i];
+            size = given->size[i];
+            free_at = output + size > free_at ? output + size : free_at;
+        }
+    }
+    for (i = 0; i < given->count; ++i) {
+        if (i == 0) {
+            pointers[i] = output + given->distance;
+            memcpy(pointers[i], given->data[i], given->size[i]);
+        } else if (given->kind[i] == CONSTANT) {
+            pointers[i] = (void *)(uintptr_t)given->data[i];
+        } else if (given->kind[i] == SCRATCH) {
+            free_at = memory + ((size_t)(free_at - memory) + 15U) / 16U * 16U;
+            pointers[i] = free_at;
+        }
+    }
+    status = call_kernel(kernel, pointers);
+    for (j = 0; j < size; ++j) {
+        wrong += output[j] != wanted[j];
+    }
+    if (status != 0 || wrong != 0U) {
+        report(kernel, " written over its input differs in bytes: ", wrong);
+    }
 }
 
 static void attempt(int32_t kernel, const arguments *given, uint8_t rubbish) {
@@ -126,6 +168,9 @@ int main(void) {
         at = read(at, &given);
         attempt(kernel, &given, 0x5AU);
         attempt(kernel, &given, 0xC3U);
+        if (given.distance >= 0) {
+            overlapping(kernel, &given);
+        }
     }
     board_print("done\n");
     return 0;

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from edgeopt.codegen.abi import KernelFunction
-from edgeopt.codegen.ckernels import accumulating, elementwise, moving, mve, pooling
+from edgeopt.codegen.ckernels import accumulating, elementwise, moving, mve, mve_maps, pooling
 from edgeopt.codegen.ckernels.isa import applies, isa_of
 from edgeopt.codegen.ckernels.template import CTemplate, section
 from edgeopt.core.errors import InputError
@@ -28,6 +28,7 @@ __all__ = ["CKernel", "CTemplate", "applies", "emit", "isa_of", "select", "sourc
 #: Tried in order; the first that answers is used.
 RULES: tuple[Callable[[OpKey, TargetSpec], CTemplate | None], ...] = (
     mve.rule,
+    mve_maps.rule,
     accumulating.rule,
     pooling.rule,
     elementwise.rule,
@@ -39,6 +40,7 @@ SECTIONS = (
     "base", "round", "float", "fixed", "placed", "accumulate",
     "plain_conv", "plain_pointwise", "plain_depthwise",
     "mve", "mve_rows", "mve_pointwise", "mve_patch", "mve_conv", "mve_depthwise",
+    "mve_table", "mve_mean", "mve_maxpool", "mve_add", "mve_mul",
     "maxpool", "avgpool", "mean", "extreme",
     "add_float", "add_fixed", "mul_float", "mul_fixed", "activation", "convert", "softmax",
     "pair", "pair_tensor", "pair_constant",

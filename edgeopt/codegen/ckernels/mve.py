@@ -12,7 +12,6 @@ from edgeopt.codegen.ckernels.template import (
     HEADER,
     CTemplate,
     folded,
-    looked_up,
     window,
 )
 from edgeopt.codegen.schedules.template import Const, flat, is_table, round_up
@@ -54,7 +53,8 @@ class _Mve(CTemplate):
 
     def sections(self, key: OpKey, target: TargetSpec) -> tuple[str, ...]:
         """Vectors and the loops."""
-        return ("base", "mve", *self.part)
+        table = ("mve_table",) if is_table(key.activation) else ()
+        return ("base", "mve", *self.part, *table)
 
     def pack(
         self, key: OpKey, target: TargetSpec, constants: Mapping[str, Array]
@@ -78,6 +78,12 @@ def _blocks(params: Array) -> Array:
     return np.concatenate([params[:HEADER], blocks.reshape(-1)])
 
 
+def _looked_up(key: OpKey) -> str:
+    """The statement that evaluates a table activation of the whole output, if there is one."""
+    count = math.prod(key.out_shape)
+    return f"\nedgeopt_mve_table({count}, y, lut, y);" if is_table(key.activation) else ""
+
+
 def _length(key: OpKey) -> int:
     """Inputs of an output."""
     return math.prod(key.kernel) * key.in_shape[-1]
@@ -85,6 +91,10 @@ def _length(key: OpKey) -> int:
 
 class MveRows(_Mve):
     """Rows of inputs with rows of weights, 16 products an instruction."""
+
+    def ordered_pixels(self, key: OpKey, target: TargetSpec) -> int:
+        """Two pixels at a time."""
+        return 2
 
     def weight_bytes(self, key: OpKey) -> int:
         """Rows in whole vectors, in whole fours."""
@@ -120,7 +130,7 @@ class MvePointwise(MveRows):
         pixels = math.prod(key.out_shape[:-1])
         sizes = f"{pixels}, {key.in_shape[-1]}, {key.out_shape[-1]}"
         call = f"edgeopt_mve_pointwise({sizes}, x0, w, p, y);"
-        return call + looked_up(key, math.prod(key.out_shape))
+        return call + _looked_up(key)
 
 
 class MveConv(MveRows):
@@ -130,13 +140,13 @@ class MveConv(MveRows):
     part = ("mve_rows", "mve_patch", "mve_conv")
 
     def scratch_bytes(self, key: OpKey, target: TargetSpec) -> int:
-        """Two rows."""
-        return 2 * _length(key)
+        """Two rows, and what copies of whole vectors write behind them."""
+        return 2 * _length(key) + VECTOR
 
     def body(self, key: OpKey, target: TargetSpec) -> str:
         """One call."""
         call = f"{window(key)}\nedgeopt_mve_conv2d(&g, x0, w, p, y, scratch);"
-        return call + looked_up(key, math.prod(key.out_shape))
+        return call + _looked_up(key)
 
 
 class MveDepthwise(_Mve):
@@ -144,6 +154,11 @@ class MveDepthwise(_Mve):
 
     name = "mve_depthwise"
     part = ("mve_patch", "mve_depthwise")
+
+    def ordered_pixels(self, key: OpKey, target: TargetSpec) -> int:
+        """As many rows of outputs as a weave serves, one group of channels after the other."""
+        lines = (4 - key.kernel[0]) // key.strides[0] + 1 if self._rows(key) == 4 else 1
+        return lines * key.out_shape[1]
 
     @staticmethod
     def _rows(key: OpKey) -> int:
@@ -178,7 +193,7 @@ class MveDepthwise(_Mve):
         """One call."""
         sizes = f"{self._rows(key)}, {self._pitch(key)}"
         call = f"{window(key)}\nedgeopt_mve_depthwise(&g, {sizes}, x0, w, p, y, scratch);"
-        return call + looked_up(key, math.prod(key.out_shape))
+        return call + _looked_up(key)
 
 
 POINTWISE, CONV, DEPTHWISE = MvePointwise(), MveConv(), MveDepthwise()

@@ -13,17 +13,21 @@ enum { EDGEOPT_MVE_BLOCK = 8 };
 #define EDGEOPT_MVE_EVEN(v, a, b) __asm__("vmov %q0[2], %q0[0], %1, %2" : "=t"(v) : "r"(a), "r"(b))
 #define EDGEOPT_MVE_ODD(v, a, b) __asm__("vmov %q0[3], %q0[1], %1, %2" : "+t"(v) : "r"(a), "r"(b))
 
-/* Sums with their biases to int8, in the lowest byte of each lane: in binary32, rounded half to
- * even, each step on its own; narrowing saturates. Tighter clamps are applied to the whole output
- * afterwards. */
-EDGEOPT_INLINE int32x4_t edgeopt_mve_stored(int32x4_t sums, float32x4_t multipliers, int32_t zero) {
-    int32x4_t steps = vcvtnq_s32_f32(vmulq_f32(vcvtq_f32_s32(sums), multipliers));
+/* Steps from the zero point to int8, in the lowest byte of each lane; narrowing saturates. Tighter
+ * clamps are applied to the whole output afterwards. */
+EDGEOPT_INLINE int32x4_t edgeopt_mve_placed(int32x4_t steps, int32_t zero) {
     __asm__("vqmovnb.s32 %q0, %q0\n\t"
             "vqadd.s16 %q0, %q0, %1\n\t"
             "vqmovnb.s16 %q0, %q0"
             : "+t"(steps)
             : "r"(zero));
     return steps;
+}
+
+/* Sums with their biases likewise: in binary32, rounded half to even, each step on its own. */
+EDGEOPT_INLINE int32x4_t edgeopt_mve_stored(int32x4_t sums, float32x4_t multipliers, int32_t zero) {
+    const float32x4_t scaled = vmulq_f32(vcvtq_f32_s32(sums), multipliers);
+    return edgeopt_mve_placed(vcvtnq_s32_f32(scaled), zero);
 }
 
 /* Clamps that are tighter than int8. */
@@ -37,8 +41,8 @@ EDGEOPT_SHARED void edgeopt_mve_clamp(int8_t *y, int32_t count, int32_t lo, int3
     }
 }
 
-EDGEOPT_INLINE void edgeopt_mve_clamped(int8_t *y, int32_t count, const int32_t *params) {
-    if (params[EDGEOPT_LO] > INT8_MIN || params[EDGEOPT_HI] < INT8_MAX) {
-        edgeopt_mve_clamp(y, count, params[EDGEOPT_LO], params[EDGEOPT_HI]);
+EDGEOPT_INLINE void edgeopt_mve_clamped(int8_t *y, int32_t count, int32_t lo, int32_t hi) {
+    if (lo > INT8_MIN || hi < INT8_MAX) {
+        edgeopt_mve_clamp(y, count, lo, hi);
     }
 }

@@ -24,5 +24,5 @@ EDGEOPT_INLINE void edgeopt_mve_conv2d(
             scratch, scratch + other * length, length, outputs, w, params, to,
             to + other * outputs);
     }
-    edgeopt_mve_clamped(y, pixels * outputs, params);
+    edgeopt_mve_clamped(y, pixels * outputs, params[EDGEOPT_LO], params[EDGEOPT_HI]);
 }

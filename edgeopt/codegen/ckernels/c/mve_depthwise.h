@@ -181,5 +181,7 @@ EDGEOPT_INLINE void edgeopt_mve_depthwise(
                 y, woven);
         }
     }
-    edgeopt_mve_clamped(y, g->out_height * g->out_width * g->in_channels, params);
+    edgeopt_mve_clamped(
+        y, g->out_height * g->out_width * g->in_channels, params[EDGEOPT_LO],
+        params[EDGEOPT_HI]);
 }

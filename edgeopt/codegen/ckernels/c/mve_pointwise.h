@@ -9,5 +9,5 @@ EDGEOPT_INLINE void edgeopt_mve_pointwise(
         edgeopt_mve_rows(
             first, first + other * inputs, inputs, outputs, w, params, to, to + other * outputs);
     }
-    edgeopt_mve_clamped(y, pixels * outputs, params);
+    edgeopt_mve_clamped(y, pixels * outputs, params[EDGEOPT_LO], params[EDGEOPT_HI]);
 }
