@@ -60,6 +60,9 @@ def run(
     dump_dir: Annotated[
         Path | None, typer.Option(help="Write every stage's output here, numbered.")
     ] = None,
+    depfile: Annotated[
+        Path | None, typer.Option(help="Write what the bundle depends on here, for make and CMake.")
+    ] = None,
     cache: Annotated[
         bool, typer.Option("--cache/--no-cache", help="Reuse stages whose inputs did not change.")
     ] = True,
@@ -103,6 +106,10 @@ def run(
         command=command_line(),
     )
     manifest = compile_network(request, Stages(len(STAGES), quiet=quiet))
+    if depfile is not None:
+        from edgeopt.pipeline.depfile import write
+
+        write(depfile, request)
     if as_json:
         sys.stdout.write(manifest.encode().decode())
         return
