@@ -1,17 +1,16 @@
 """Whole networks from a measured table: a calibrated sum, with what is missing estimated.
 
-A kernel the table lacks is predicted by a regression on the table's own entries of its class
-(physical costs, then boosted trees on what they leave over); its interval is that of entries the
-regression had not seen. It is always said how much of a prediction was measured.
+A kernel the table lacks is predicted from the table's own entries of its class
+(`edgeopt.latency.classes`); its interval is that of entries which the prediction had not seen. It
+is always said how much of a prediction was measured, and the interval of a network is that of
+whole networks which nothing was fitted to, where the table has measured such.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -20,13 +19,12 @@ from edgeopt.core.estimates import Estimate, Source
 from edgeopt.core.files import digest
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.network import DTYPE_BYTES
-from edgeopt.latency.analytic import CLASS_OF, features
+from edgeopt.latency.analytic import CLASS_OF
+from edgeopt.latency.classes import Z90, ClassModel, fit_class
 from edgeopt.latency.fit import Matrix, fit_costs
 from edgeopt.latency.table import Calibration, LatencyTable
 
-SPILL_BYTES = 262_144
 MIN_ENTRIES = 6  # below, a class has too little to fit costs to and all classes are pooled
-MIN_FOR_TREES = 40
 MAX_LISTED = 5
 
 #: A block in one kernel takes at least this share of its parts' time.
@@ -35,87 +33,43 @@ BLOCK_GAIN = 0.6
 #: The interval of a sum that was never checked against whole networks.
 UNCHECKED = (0.8, 1.5)
 
+#: What kernels add to a network is a multiple of this, in nanoseconds (squared ones of 1 ns²).
+#: Such numbers add up exactly in any order, so that networks summed block by block
+#: (`edgeopt.pipeline.space_latency`) come to the same, to the last bit.
+GRID_NS = 1 / 1024
+
 
 @dataclass(frozen=True, slots=True)
-class _Regressor:
-    """Times of one class of kernels in one precision."""
+class Share:
+    """What one kernel adds to a network's prediction; see `GRID_NS`.
 
-    factors: Matrix
-    trees: Any  # a fitted sklearn regressor of log residuals, or None
-    low: float  # 5 % and 95 % quantiles of measured / predicted on unseen entries
-    high: float
+    Attributes:
+        value: nanoseconds.
+        measured: the same if it was measured, else 0.
+        variance: of the measurement, square nanoseconds.
+        below: how much less an estimate may come to; 0 where measured.
+        above: how much more.
+        weight_bytes: that it reads.
+    """
 
-    def predict(self, keys: Sequence[OpKey]) -> Matrix:
-        return _predict(self.factors, self.trees, keys)
+    value: float
+    measured: float
+    variance: float
+    below: float
+    above: float
+    weight_bytes: int
 
-
-def _terms(keys: Sequence[OpKey]) -> Matrix:
-    return np.array([features(key, SPILL_BYTES) for key in keys], dtype=np.float64)
-
-
-def _shape_features(keys: Sequence[OpKey]) -> Matrix:
-    """What physical costs do not see: shapes, tails of vectors and tiles, fused extras."""
-    rows = []
-    for key in keys:
-        c_in, c_out = key.in_shape[-1], key.out_shape[-1]
-        pixels = math.prod(key.out_shape[:-1])
-        rows.append(
-            [
-                math.log(c_in), math.log(c_out), math.log(pixels), math.log(1 + key.macs),
-                math.log(1 + key.weight_count), key.kernel[0], key.strides[0],
-                c_out % 8, c_out % 16, c_in % 8, pixels % 8, key.inputs,
-                float(key.residual), float(key.activation != "none"),
-                float("swish" in key.activation or "sigmoid" in key.activation),
-                float(key.out_dtype != key.dtype),
-            ]
+    @property
+    def row(self) -> tuple[float, ...]:
+        """The fields, and 1 for the kernel itself."""
+        return (
+            self.value, self.measured, self.variance, self.below, self.above,
+            float(self.weight_bytes), 1.0,
         )  # fmt: skip
-    return np.array(rows, dtype=np.float64)
 
 
-def _costs(factors: Matrix, keys: Sequence[OpKey]) -> Matrix:
-    base: Matrix = _terms(keys) @ factors
-    return np.maximum(base, 1.0)
-
-
-def _predict(factors: Matrix, trees: Any, keys: Sequence[OpKey]) -> Matrix:
-    base = _costs(factors, keys)
-    if trees is None:
-        return base
-    corrected: Matrix = base * np.exp(trees.predict(_shape_features(keys)))
-    return corrected
-
-
-def _fit_trees(factors: Matrix, keys: Sequence[OpKey], times: Matrix) -> Any:
-    if len(keys) < MIN_FOR_TREES:
-        return None
-    from sklearn.ensemble import GradientBoostingRegressor
-
-    residuals = np.log(times / _costs(factors, keys))
-    trees = GradientBoostingRegressor(
-        n_estimators=150, max_depth=4, learning_rate=0.08, subsample=0.8, random_state=0
-    )
-    return trees.fit(_shape_features(keys), residuals)
-
-
-def _fit(keys: Sequence[OpKey], times: Matrix) -> _Regressor:
-    factors = fit_costs(_terms(keys), times)
-    folds = min(5, len(keys))
-    order = np.random.default_rng(0).permutation(len(keys))
-    ratios: list[float] = []
-    for fold in range(folds):
-        held = set(order[fold::folds].tolist())
-        inside = [i for i in range(len(keys)) if i not in held]
-        if not inside:
-            continue
-        part = [keys[i] for i in inside]
-        part_factors = fit_costs(_terms(part), times[inside])
-        trees = _fit_trees(part_factors, part, times[inside])
-        outside = sorted(held)
-        predicted = _predict(part_factors, trees, [keys[i] for i in outside])
-        ratios.extend((times[outside] / predicted).tolist())
-    low, high = (0.3, 3.0) if len(ratios) < MIN_ENTRIES else np.quantile(ratios, [0.05, 0.95])
-    trees = _fit_trees(factors, keys, times)
-    return _Regressor(factors, trees, min(1.0, float(low)), max(1.0, float(high)))
+def _on_grid(value: float) -> float:
+    return round(value / GRID_NS) * GRID_NS
 
 
 @dataclass(slots=True)
@@ -129,18 +83,24 @@ class TableModel:
 
     table: LatencyTable
     strict: bool = False
-    _regressors: dict[tuple[str, str], _Regressor] = field(default_factory=dict, repr=False)
+    _classes: dict[tuple[str, str], ClassModel] = field(default_factory=dict, repr=False)
     _cache: dict[OpKey, Estimate] = field(default_factory=dict, repr=False)
+    _shares: dict[OpKey, Share] = field(default_factory=dict, repr=False)
 
     @property
     def digest(self) -> str:
         """Changes whenever a prediction could."""
         entries = sorted((str(key), repr(entry)) for key, entry in self.table.entries.items())
-        return digest(repr((entries, self.table.calibration, self.strict)).encode())
+        inside = sorted((str(key), value) for key, value in self.table.in_network.items())
+        found = (entries, inside, self.table.calibration, self.table.truth, self.strict)
+        return digest(repr(found).encode())
 
     def missing(self, keys: Sequence[OpKey]) -> tuple[OpKey, ...]:
         """The distinct kernels that the table does not hold, in order."""
-        return tuple(dict.fromkeys(key for key in keys if key not in self.table.entries))
+        table = self.table
+        return tuple(
+            dict.fromkeys(k for k in keys if k not in table.entries and k not in table.in_network)
+        )
 
     def predict(self, keys: Sequence[OpKey]) -> Estimate:
         """Latency of the kernels run one after another, calibrated on whole networks.
@@ -148,26 +108,72 @@ class TableModel:
         Raises:
             InputError: ``strict`` and a kernel is missing, or the table is empty.
         """
-        parts = self.predict_each(keys)
-        total = sum(part.value for part in parts)
-        measured = sum(part.value for part in parts if part.coverage > 0)
-        # Measured kernels err independently, estimated ones together.
-        noise = math.sqrt(sum((part.high - part.value) ** 2 for part in parts if part.coverage > 0))
-        below = sum(part.value - part.low for part in parts if part.coverage == 0) + noise
-        above = sum(part.high - part.value for part in parts if part.coverage == 0) + noise
-        calibration = self.table.calibration
-        extra = _network_overhead(calibration, keys)
-        low, high = UNCHECKED if calibration is None else (calibration.low, calibration.high)
-        value = total + extra
-        coverage = measured / total if total else 1.0
+        shares = self.shares(keys)
+        sums = [sum(column) for column in zip(*(share.row for share in shares), strict=True)]
+        value, low, high, coverage = self.network(np.array([sums or [0.0] * 7]))
         return Estimate(
-            value=value,
-            low=max(0.0, value * low - below),
-            high=value * high + above,
-            source=Source.MEASURED if coverage == 1.0 else Source.ESTIMATED,
-            coverage=coverage,
-            how=self._how(keys, parts),
+            value=float(value[0]),
+            low=float(low[0]),
+            high=float(high[0]),
+            source=self.table.source if coverage[0] == 1.0 else Source.ESTIMATED,
+            coverage=float(coverage[0]),
+            how=self._how(len(shares), sum(share.measured > 0 for share in shares)),
         )
+
+    def shares(self, keys: Sequence[OpKey]) -> list[Share]:
+        """What each kernel adds to a network.
+
+        Raises:
+            InputError: ``strict`` and a kernel is missing, or the table is empty.
+        """
+        for key, part in zip(keys, self.predict_each(keys), strict=True):
+            if key not in self._shares:
+                value, known = _on_grid(part.value), part.coverage > 0
+                self._shares[key] = Share(
+                    value=value,
+                    measured=value if known else 0.0,
+                    variance=float(round((part.high - part.value) ** 2)) if known else 0.0,
+                    below=0.0 if known else _on_grid(part.value - part.low),
+                    above=0.0 if known else _on_grid(part.high - part.value),
+                    weight_bytes=weight_bytes([key]),
+                )
+        return [self._shares[key] for key in keys]
+
+    def network(self, sums: Matrix) -> tuple[Matrix, Matrix, Matrix, Matrix]:
+        """Value, low, high (nanoseconds) and coverage of networks, from sums of `Share.row`.
+
+        Args:
+            sums: [networks, 7].
+        """
+        total, measured, variance, below, above, read, kernels = sums.T
+        calibration, truth = self.table.calibration, self.table.truth
+        value = total
+        if calibration is not None:
+            value = total + (
+                calibration.per_kernel_ns * kernels
+                + calibration.per_weight_byte_ns * read
+                + calibration.per_network_ns
+            )
+        # Measured kernels err independently, estimated ones together.
+        noise = np.sqrt(variance)
+        below, above = below + noise, above + noise
+        if truth is not None:
+            low, high = math.exp(-truth.interval), math.exp(truth.interval)
+            # The held-out networks' errors hold what the table is unsure of, as far as in them.
+            below = np.maximum(below - truth.own * value, 0.0)
+            above = np.maximum(above - truth.own * value, 0.0)
+        elif calibration is not None:
+            low, high = calibration.low, calibration.high
+        else:
+            low, high = UNCHECKED
+        coverage = np.divide(measured, total, out=np.ones_like(total), where=total > 0)
+        return value, np.maximum(value * low - below, 0.0), value * high + above, coverage
+
+    def own_uncertainty(self, keys: Sequence[OpKey]) -> float:
+        """How far off a network may be for what is known of its kernels alone, relative to it."""
+        sums = np.array([share.row for share in self.shares(keys)]).sum(0)
+        value = self.network(sums[None])[0][0]
+        return float(((sums[3] + sums[4]) / 2 + math.sqrt(sums[2])) / value)
 
     def predict_each(self, keys: Sequence[OpKey]) -> list[Estimate]:
         """Kernel by kernel; a network's fixed overhead is only in `predict`.
@@ -191,14 +197,23 @@ class TableModel:
                 where=f"device {self.table.device}",
                 hint="measure them with `edgeopt profile`, or leave out --strict to estimate them",
             )
+        threads = f"{self.table.threads} thread{'s' if self.table.threads > 1 else ''}"
+        where = f"{self.table.source} on {self.table.device} with {self.table.runtime}, {threads}"
         for key in keys:
-            entry = self.table.entries.get(key)
+            entry, inside = self.table.entries.get(key), self.table.in_network.get(key)
             if entry is not None:
                 value, spread = entry.median_ns * scale, entry.spread_ns * scale
+                how = where
+                if inside is not None:
+                    spread *= inside / value
+                    value, how = inside, f"{where}; as found in whole networks"
                 self._cache[key] = Estimate(
-                    value, max(0.0, value - spread), value + spread, Source.MEASURED, 1.0,
-                    f"measured on {self.table.device} with {self.table.runtime}, "
-                    f"{self.table.threads} thread{'s' if self.table.threads > 1 else ''}",
+                    value, max(0.0, value - spread), value + spread, self.table.source, 1.0, how
+                )
+            elif inside is not None:
+                self._cache[key] = Estimate(
+                    inside, inside, inside, self.table.source, 1.0,
+                    f"found in whole networks {where}",
                 )  # fmt: skip
         groups: dict[tuple[str, str], list[OpKey]] = {}
         for key in missing:
@@ -207,14 +222,14 @@ class TableModel:
                 continue
             groups.setdefault((CLASS_OF[key.op], key.precision), []).append(key)
         for group, members in groups.items():
-            regressor, pooled = self._regressor(group)
-            values = regressor.predict(members) * scale
-            low, high = regressor.low, regressor.high
-            if pooled:
-                low, high = min(low, 0.3), max(high, 4.0)
+            model, pooled = self._class(group)
+            values, deviations = model.predict(members)
             how = f"estimated from the table's {'other' if pooled else group[0]} kernels"
-            for key, raw in zip(members, values, strict=True):
-                value = float(raw)
+            for key, raw, deviation in zip(members, values * scale, deviations, strict=True):
+                value, reach = float(raw), math.exp(Z90 * float(deviation))
+                low, high = 1 / reach, reach
+                if pooled:
+                    low, high = min(low, 0.3), max(high, 4.0)
                 self._cache[key] = Estimate(
                     value, value * low, value * high, Source.ESTIMATED, 0.0, how
                 )
@@ -227,8 +242,8 @@ class TableModel:
         how = "estimated from the kernels that it joins"
         return Estimate(value, low, high, Source.ESTIMATED, 0.0, how)
 
-    def _regressor(self, group: tuple[str, str]) -> tuple[_Regressor, bool]:
-        """The regression of a class, and whether all classes had to be pooled for it."""
+    def _class(self, group: tuple[str, str]) -> tuple[ClassModel, bool]:
+        """The model of a class, and whether all classes had to be pooled for it."""
         entries = self.table.entries
         single = [key for key in entries if not key.parts]
         members = [key for key in single if (CLASS_OF[key.op], key.precision) == group]
@@ -242,17 +257,19 @@ class TableModel:
                 "the latency table is empty", where=f"device {self.table.device}",
                 hint="measure it with `edgeopt profile`",
             )  # fmt: skip
-        if group not in self._regressors:
+        if group not in self._classes:
             times = np.array([entries[key].median_ns for key in members])
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                self._regressors[group] = _fit(members, times)
-        return self._regressors[group], pooled
+            self._classes[group] = fit_class(members, times)
+        return self._classes[group], pooled
 
-    def _how(self, keys: Sequence[OpKey], parts: Sequence[Estimate]) -> str:
-        measured = sum(part.coverage > 0 for part in parts)
-        text = f"sum of {len(parts)} kernels, {measured} measured"
-        calibration = self.table.calibration
+    def _how(self, kernels: int, measured: int) -> str:
+        text = f"sum of {kernels} kernels, {measured} measured"
+        calibration, truth = self.table.calibration, self.table.truth
+        if truth is not None:
+            return (
+                f"{text}; error on {truth.networks} whole networks never fitted to: "
+                f"{truth.mape:.1%} on average, {truth.within_10:.0%} within 10 %"
+            )
         if calibration is None:
             return f"{text}; never checked against whole networks"
         return (
@@ -264,16 +281,6 @@ class TableModel:
 def weight_bytes(keys: Sequence[OpKey]) -> int:
     """Bytes of all kernels' weights."""
     return sum(key.weight_count * DTYPE_BYTES[key.dtype] for key in keys)
-
-
-def _network_overhead(calibration: Calibration | None, keys: Sequence[OpKey]) -> float:
-    if calibration is None:
-        return 0.0
-    return (
-        calibration.per_kernel_ns * len(keys)
-        + calibration.per_weight_byte_ns * weight_bytes(keys)
-        + calibration.per_network_ns
-    )
 
 
 def calibrate(

@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgeopt.core.errors import InputError
 from edgeopt.core.kernels import Kernel, KernelGraph, OpKey
 from edgeopt.core.space import SearchSpace, SubnetConfig
 from edgeopt.core.target import TargetSpec
@@ -45,13 +46,25 @@ def kernels_of_space(
     seed: int = 0,
     target: TargetSpec | None = None,
 ) -> tuple[OpKey, ...]:
-    """Every kernel that the space's subnets are made of, in an order that a seed decides.
+    """Every kernel that the space's subnets are made of.
 
-    With a target, blocks are those that are fused for it.
-
-    The kernels of a block depend on few of a subnet's choices, so that sampling until nothing
-    new turns up finds them all where resolutions are few, and nearly all where they are many.
+    With a target, blocks are those that are fused for it. Where a space cannot be taken apart
+    (see `edgeopt.pipeline.space_kernels`), subnets are sampled until nothing new turns up.
     """
+    from edgeopt.pipeline.space_kernels import space_kernels
+
+    found: dict[OpKey, None] = {}
+    for precision in precisions:
+        try:
+            found.update(dict.fromkeys(space_kernels(space, precision, target).keys))
+        except InputError:
+            found.update(dict.fromkeys(_sampled(space, precision, seed, target)))
+    return tuple(found)
+
+
+def _sampled(
+    space: SearchSpace, precision: str, seed: int, target: TargetSpec | None
+) -> tuple[OpKey, ...]:
     source = random.Random(seed)
     found: dict[OpKey, None] = {}
     idle = 0
@@ -59,8 +72,7 @@ def kernels_of_space(
     for number in range(MAX_SAMPLES):
         config = configs[number] if number < len(configs) else space.sample(source)
         before = len(found)
-        for precision in precisions:
-            found.update(dict.fromkeys(lowered(space, config, precision, target).keys))
+        found.update(dict.fromkeys(lowered(space, config, precision, target).keys))
         idle = idle + 1 if len(found) == before else 0
         if idle >= PATIENCE:
             break
