@@ -30,6 +30,9 @@ MAX_LISTED = 5
 #: A block in one kernel takes at least this share of its parts' time.
 BLOCK_GAIN = 0.6
 
+#: What splitting networks finds of a kernel that was not measured by itself is this uncertain.
+SPLIT = 0.25
+
 #: The interval of a sum that was never checked against whole networks.
 UNCHECKED = (0.8, 1.5)
 
@@ -212,8 +215,8 @@ class TableModel:
                 )
             elif inside is not None:
                 self._cache[key] = Estimate(
-                    inside, inside, inside, self.table.source, 1.0,
-                    f"found in whole networks {where}",
+                    inside, inside * (1 - SPLIT), inside * (1 + SPLIT), Source.ESTIMATED, 0.0,
+                    f"split off whole networks {where}",
                 )  # fmt: skip
         groups: dict[tuple[str, str], list[OpKey]] = {}
         for key in missing:
@@ -244,8 +247,11 @@ class TableModel:
 
     def _class(self, group: tuple[str, str]) -> tuple[ClassModel, bool]:
         """The model of a class, and whether all classes had to be pooled for it."""
-        entries = self.table.entries
-        single = [key for key in entries if not key.parts]
+        scale = self.table.calibration.scale if self.table.calibration else 1.0
+        known = {key: entry.median_ns for key, entry in self.table.entries.items()}
+        if not known:
+            known = {key: value / scale for key, value in self.table.in_network.items()}
+        single = [key for key in known if not key.parts]
         members = [key for key in single if (CLASS_OF[key.op], key.precision) == group]
         pooled = len(members) < MIN_ENTRIES
         if pooled:
@@ -258,7 +264,7 @@ class TableModel:
                 hint="measure it with `edgeopt profile`",
             )  # fmt: skip
         if group not in self._classes:
-            times = np.array([entries[key].median_ns for key in members])
+            times = np.array([known[key] for key in members])
             self._classes[group] = fit_class(members, times)
         return self._classes[group], pooled
 

@@ -49,8 +49,8 @@ class NetworkTime:
     """What a network takes.
 
     Attributes:
-        median_ns: the middle visit's median.
-        spread_ns: half the range of the visits' medians, the middle half of them.
+        median_ns: of the medians of the visits that count.
+        spread_ns: half their range, the middle half of them.
         visits: how many counted.
         runs: that counted in them.
         disturbed: share of all runs that did not count.
@@ -68,13 +68,15 @@ class Rules:
     """When a network is known well enough.
 
     Attributes:
-        visits: that have at least `runs` undisturbed runs each.
+        visits: that have to agree with the fastest of them.
+        agree: visits agree when their medians differ by at most this share.
         runs: undisturbed runs that a visit needs to count.
         max_visits: after which a network is taken as it is.
     """
 
     visits: int = 4
-    runs: int = 4
+    agree: float = 0.04
+    runs: int = 8
     max_visits: int = 40
 
 
@@ -148,32 +150,36 @@ class NetworkLog:
         os.fsync(self._stream.fileno())
 
     def undisturbed(self, name: str) -> list[list[float]]:
-        """The runs of each visit that count."""
+        """The runs of each visit that count: both anchors around them are at their best."""
         limit = self.best_anchor_ns * (1 + ANCHOR_EXCESS)
-        return [
-            [
-                value
-                for value, anchor in zip(
-                    visit.samples_ns, visit.anchors_ns or visit.samples_ns, strict=True
-                )
-                if not visit.anchors_ns or anchor <= limit
-            ]
-            for visit in self.visits.get(name, ())
-        ]
+        found = []
+        for visit in self.visits.get(name, ()):
+            runs = list(visit.samples_ns)
+            if visit.anchors_ns:
+                before = (math.inf, *visit.anchors_ns[:-1])
+                around = map(max, before, visit.anchors_ns)
+                runs = [run for run, anchor in zip(runs, around, strict=True) if anchor <= limit]
+            found.append(runs)
+        return found
+
+    def _counting(self, name: str, rules: Rules) -> list[list[float]]:
+        """The visits that count: of enough runs, and as fast as the fastest of them."""
+        enough = [runs for runs in self.undisturbed(name) if len(runs) >= rules.runs]
+        best = min((float(np.median(runs)) for runs in enough), default=0.0)
+        return [runs for runs in enough if float(np.median(runs)) <= best * (1 + rules.agree)]
 
     def done(self, name: str, rules: Rules) -> bool:
         """Whether a network needs no more visits."""
         if len(self.visits.get(name, ())) >= rules.max_visits:
             return True
-        counted = sum(len(runs) >= rules.runs for runs in self.undisturbed(name))
-        return counted >= rules.visits
+        return len(self._counting(name, rules)) >= rules.visits
 
     def time(self, name: str, rules: Rules) -> NetworkTime:
         """What a visited network takes; of disturbed runs where there are no others."""
         every = [list(visit.samples_ns) for visit in self.visits[name]]
-        kept = [runs for runs in self.undisturbed(name) if len(runs) >= rules.runs]
+        kept = self._counting(name, rules)
         if not kept:
-            # The anchor never was at its best: the fastest visits are the least disturbed.
+            # The anchor never was at its best for long: the fastest visits are the least disturbed.
             kept = sorted(every, key=lambda runs: float(np.median(runs)))[: rules.visits]
         medians = [float(np.median(runs)) for runs in kept]
         low, high = np.quantile(medians, [0.25, 0.75])
@@ -250,9 +256,9 @@ class ProgramNetworks:
     """
 
     programs: Mapping[str, Program]
-    min_ms: int = 5
-    warm_ms: int = 4
-    runs: int = 20
+    min_ms: int = 6
+    warm_ms: int = 3
+    runs: int = 24
     cpu: int | None = None
     threads: int = 0
 
@@ -275,7 +281,7 @@ def time_networks(
     programs: Mapping[str, Program],
     *,
     rounds: int = 40,
-    min_ms: int = 5,
+    min_ms: int = 6,
     cpu: int | None = None,
     tick: Callable[[int, int], None] | None = None,
 ) -> dict[str, float]:
