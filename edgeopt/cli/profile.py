@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeopt.cli.console import Stages, print_error, stdout, table
+from edgeopt.cli.console import print_error, stdout, table
+from edgeopt.cli.live import LiveStages
 from edgeopt.core.errors import InputError, ToolError
 
 if TYPE_CHECKING:
@@ -63,6 +64,10 @@ def run(
     force: Annotated[
         bool, typer.Option("--force", help="Measure again what the table already has.")
     ] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Write an HTML report here; default: beside the table.")
+    ] = None,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.")] = False,
     replay: Annotated[
         Path | None, typer.Option(help="Replay a recorded table instead of measuring.")
     ] = None,
@@ -97,19 +102,25 @@ def run(
     for name in runtimes:
         try:
             reports.append(
-                profile(replace(request, runtime=name), Stages(len(STAGES), quiet=quiet or as_json))
+                profile(
+                    replace(request, runtime=name), LiveStages(len(STAGES), quiet=quiet or as_json)
+                )
             )
         except ToolError as error:  # the other meter may still do
             if len(runtimes) == 1:
                 raise
             missing = error
             print_error(error)
+    pages: list[Path | None] = [None] * len(reports)
+    if not no_report:
+        only = report if len(runtimes) == 1 else None
+        pages = [_write_report(found, only) for found in reports]
     if as_json and reports:
         documents = [_document(report) for report in reports]
         print(json.dumps(documents[0] if len(runtimes) == 1 else documents, indent=2))
     elif not as_json:
-        for report in reports:
-            _show(report)
+        for found, page in zip(reports, pages, strict=True):
+            _show(found, page)
     if missing is not None:
         raise typer.Exit(missing.exit_code)
 
@@ -132,6 +143,15 @@ def _runtimes(meter: str | None, runtime: str | None, out: Path | None) -> tuple
             "two meters write two tables", where="--out", hint="leave it out, or give one meter"
         )
     return found
+
+
+def _write_report(report: ProfileReport, path: Path | None) -> Path:
+    from edgeopt.core.files import write_atomic
+    from edgeopt.pipeline.profile_report import render_profile_report
+
+    path = path or report.path.with_suffix(".html")
+    write_atomic(path, render_profile_report(report))
+    return path
 
 
 def _document(report: ProfileReport) -> dict[str, object]:
@@ -159,7 +179,7 @@ def _document(report: ProfileReport) -> dict[str, object]:
     }
 
 
-def _show(report: ProfileReport) -> None:
+def _show(report: ProfileReport, page: Path | None) -> None:
     """The summary of a measurement."""
     from edgeopt.core.units import show_duration
 
@@ -193,6 +213,8 @@ def _show(report: ProfileReport) -> None:
             )
         )
     rows += _circumstances(report)
+    if page is not None:
+        rows.append(("report", str(page)))
     stdout().print(table(["profile", ""], rows))
 
 

@@ -282,14 +282,21 @@ class Visits:
         shares = [entry.spread_ns / entry.median_ns for entry in found if entry.windows > 1]
         return float(np.median(shares)) if shares else None
 
+    def _missing(self, key: OpKey) -> int:
+        """About how many more visits a kernel needs."""
+        have = len(self.journal.windows.get(key, ()))
+        if have < self.protocol.min_windows:
+            return self.protocol.min_windows - have
+        found = self._summary(key)
+        # An interval narrows with the root of the number of visits.
+        short = found.spread_ns / found.median_ns / self.protocol.spread
+        return max(1, min(self.protocol.max_windows, math.ceil(have * short**2)) - have)
+
     def progress(self, note: str = "") -> Progress:
         """Where it stands."""
         windows = sum(len(found) for found in self.journal.windows.values())
         pending = self.pending()
-        missing = sum(
-            max(1, self.protocol.min_windows - len(self.journal.windows.get(key, ())))
-            for key in pending
-        )
+        missing = sum(self._missing(key) for key in pending)
         spent = self.clock() - self._began
         taken = windows - self._windows_before
         left = None if taken <= 0 else missing * spent / taken
