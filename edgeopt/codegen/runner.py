@@ -178,6 +178,16 @@ class RunnerModel:
     vectors: VectorsView | None
 
     @property
+    def kernels(self) -> int:
+        """How many kernels run."""
+        return len(self.calls)
+
+    @property
+    def embedded(self) -> int:
+        """How many test vectors the self-test has; 0 without one."""
+        return 0 if self.vectors is None else self.vectors.count
+
+    @property
     def threads(self) -> int:
         """How many threads the network can use; with 1 there is nothing of threads in its code."""
         return max((call.parts for call in self.calls), default=1)

@@ -85,6 +85,11 @@ def host_arch() -> str:
     return {"AMD64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
 
 
+def install_hint(arch: str) -> str:
+    """How to get a compiler for an architecture."""
+    return _INSTALL.get(arch, f"install a C compiler for {arch}, or pip install ziglang")
+
+
 def find(profile: DeviceProfile) -> Compiler:
     """The first usable compiler for a device.
 
@@ -135,7 +140,7 @@ def find_for(
             return Compiler(prefix, arch, version, compiler.c_flags, compiler.link_flags, zig)
     raise ToolError(
         f"no C compiler for {arch} was found (tried {', '.join(tried)})",
-        hint=_INSTALL.get(arch, f"install a C compiler for {arch}, or pip install ziglang"),
+        hint=install_hint(arch),
     )
 
 

@@ -138,6 +138,32 @@ def test_a_network_becomes_firmware_that_computes_the_same(
     assert not [path for path in manifest.files if path.endswith(".o") or "programs/" in path]
 
 
+@pytest.mark.parametrize("device", ["nucleo-l4r5zi", "esp32c3"])
+def test_the_bundle_is_a_firmware_project(
+    device: str, model: Path, needs_tool: Callable[[str], str], tmp_path: Path
+) -> None:
+    """Its own CMake project and toolchain file build every image and run the demo."""
+    cmake = needs_tool("cmake")
+    need_machine(machine_for(devices.load(device)), needs_tool)
+    compile_network(request(model, tmp_path / "bundle", device, name="eye"))
+    for command in (
+        [cmake, "-S", "bundle", "-B", "build"],
+        [cmake, "--build", "build"],
+        ["ctest", "--test-dir", "build", "--output-on-failure"],
+    ):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "warning" not in (done.stdout + done.stderr).lower()
+    assert "100% tests passed, 0 tests failed out of 1" in done.stdout
+    images = {path.name for path in (tmp_path / "build").glob("*.elf")}
+    assert images == {"demo.elf", "bench.elf", "demo_emulated.elf", "bench_emulated.elf"}
+    # The board's own memory map: code lies where its flash is.
+    flash = devices.load(device).memory()[1]
+    header = (tmp_path / "build" / "demo.elf").read_bytes()[24:28]
+    entry = int.from_bytes(header, "little")
+    assert flash.address <= entry < flash.address + flash.size_bytes
+
+
 def test_verify_builds_and_runs_a_bundle_again(
     model: Path, needs_tool: Callable[[str], str], tmp_path: Path
 ) -> None:

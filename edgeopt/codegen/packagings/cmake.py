@@ -12,6 +12,10 @@ _PROCESSORS = {"x86_64": "x86_64|AMD64|amd64", "aarch64": "aarch64|arm64|ARM64"}
 
 def files(code: Code, package: Package) -> dict[str, bytes]:
     """CMakeLists.txt, package configuration, a toolchain file for cross builds, README.md."""
+    if package.firmware is not None:
+        from edgeopt.codegen.packagings import firmware
+
+        return firmware.files(code, package)
     net = code.model.id
     values = {
         "net": code.model,

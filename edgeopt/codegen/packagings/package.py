@@ -19,6 +19,7 @@ class Package:
         emulator: program and arguments that run an executable of the device on another machine;
             empty where there is none.
         facts: lines for the README: what, value.
+        firmware: the device, where it is a microcontroller.
     """
 
     title: str
@@ -27,6 +28,7 @@ class Package:
     compiler: str = ""
     emulator: tuple[str, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
+    firmware: DeviceProfile | None = None
 
     @classmethod
     def of(cls, profile: DeviceProfile, facts: tuple[tuple[str, str], ...] = ()) -> Package:
@@ -47,4 +49,5 @@ class Package:
             compiler=crossing[0] if crossing else "",
             emulator=emulator,
             facts=facts,
+            firmware=profile if profile.kind == "firmware" else None,
         )
