@@ -15,6 +15,7 @@ from edgeopt.cli.live import LiveStages
 from edgeopt.core.errors import InputError, ToolError
 
 if TYPE_CHECKING:
+    from edgeopt.pipeline.boards import Reach
     from edgeopt.pipeline.profile import ProfileReport
 
 
@@ -68,6 +69,10 @@ def run(
         Path | None, typer.Option(help="Write an HTML report here; default: beside the table.")
     ] = None,
     no_report: Annotated[bool, typer.Option("--no-report", help="Write no report.")] = False,
+    new: Annotated[
+        bool, typer.Option("--new", help="Probe a board and write a first profile.toml for it.")
+    ] = False,
+    name: Annotated[str, typer.Option(help="With --new: what to call the board.")] = "",
     replay: Annotated[
         Path | None, typer.Option(help="Replay a recorded table instead of measuring.")
     ] = None,
@@ -79,6 +84,10 @@ def run(
 ) -> None:
     """Measure how long kernels take on a device, and how well that predicts whole networks."""
     from edgeopt.pipeline.boards import Reach
+
+    if new:
+        _write_new(Reach(host, port, transport), name, out, force=force, as_json=as_json)
+        return
     from edgeopt.pipeline.profile import STAGES, ProfileRequest, parse_precisions, profile
 
     request = ProfileRequest(
@@ -123,6 +132,36 @@ def run(
             _show(found, page)
     if missing is not None:
         raise typer.Exit(missing.exit_code)
+
+
+def _write_new(reach: Reach, name: str, out: Path | None, *, force: bool, as_json: bool) -> None:
+    """Probe a board and show what was found."""
+    from edgeopt.pipeline.new_profile import write_new_profile
+
+    found = write_new_profile(reach, name=name, out=out, force=force)
+    profile = found.profile
+    if as_json:
+        document = {
+            "schema": 1,
+            "profile": str(found.path),
+            "name": profile.name,
+            "board": found.board,
+            "guessed": list(found.guessed),
+            "unknown": list(found.unknown),
+        }
+        print(json.dumps(document, indent=2))
+        return
+    rows = [
+        ("profile", str(found.path), ""),
+        ("board", profile.title, found.board),
+        ("core", f"{profile.mcpu} ({profile.arch})", ", ".join(sorted(profile.features))),
+    ]
+    for item, known in profile.provenance.items():
+        value = getattr(profile, item)
+        shown = f"{value / 1e6:,.0f} MHz" if item == "clock_hz" else f"{value:,}"
+        rows.append((item, shown, f"{known.source.value}: {known.reference}"))
+    rows += [(item, "unknown", "left out: add it if you know it") for item in found.unknown]
+    stdout().print(table(["profile", "", ""], rows))
 
 
 def _runtimes(meter: str | None, runtime: str | None, out: Path | None) -> tuple[str, ...]:

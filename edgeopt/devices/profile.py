@@ -40,7 +40,7 @@ _FLAG = re.compile(r"-[A-Za-z0-9][A-Za-z0-9=+,._/-]{0,127}")
 
 _KIB, _TIB = 1 << 10, 1 << 40
 #: field -> (section, smallest, largest, required for every device)
-_FACTS = {
+FACTS = {
     "cores": ("cpu", 1, 1024, True),
     "clock_hz": ("cpu", 1_000_000, 10_000_000_000, True),
     "vector_bits": ("cpu", 32, 2048, True),
@@ -217,7 +217,7 @@ def _facts(cpu: Section, memory: Section) -> tuple[dict[str, int | None], dict[s
     sections = {"cpu": cpu, "memory": memory}
     numbers: dict[str, int | None] = {}
     provenance: dict[str, Provenance] = {}
-    for name, (where, low, high, required) in _FACTS.items():
+    for name, (where, low, high, required) in FACTS.items():
         section = sections[where]
         if not required and not section.has(name):
             numbers[name] = None
