@@ -15,7 +15,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from edgeopt.codegen.abi import KernelFunction
-from edgeopt.codegen.ckernels import accumulating, elementwise, moving, mve, mve_maps, pooling
+from edgeopt.codegen.ckernels import (
+    accumulating,
+    depthwise,
+    elementwise,
+    gemm,
+    moving,
+    mve,
+    mve_maps,
+    pooling,
+)
 from edgeopt.codegen.ckernels.isa import applies, isa_of
 from edgeopt.codegen.ckernels.template import CTemplate, section
 from edgeopt.core.errors import InputError
@@ -29,6 +38,8 @@ __all__ = ["CKernel", "CTemplate", "applies", "emit", "isa_of", "select", "sourc
 RULES: tuple[Callable[[OpKey, TargetSpec], CTemplate | None], ...] = (
     mve.rule,
     mve_maps.rule,
+    gemm.rule,
+    depthwise.rule,
     accumulating.rule,
     pooling.rule,
     elementwise.rule,
@@ -38,6 +49,7 @@ RULES: tuple[Callable[[OpKey, TargetSpec], CTemplate | None], ...] = (
 #: Order of the library's sections in a source file; each needs only what stands before it.
 SECTIONS = (
     "base", "round", "float", "fixed", "placed", "accumulate",
+    "dsp", "gemm_dsp", "pointwise_dsp", "conv_dsp", "conv_dsp_aligned", "depthwise_dsp",
     "plain_conv", "plain_pointwise", "plain_depthwise",
     "mve", "mve_rows", "mve_pointwise", "mve_patch", "mve_conv", "mve_depthwise",
     "mve_table", "mve_mean", "mve_maxpool", "mve_add", "mve_mul",

@@ -58,7 +58,7 @@ class PlainConv(_Accumulating):
 
     def body(self, key: OpKey, target: TargetSpec) -> str:
         """One call."""
-        call = f"{window(key)}\nedgeopt_conv2d(&g, x0, w, p, y);"
+        call = f"{window(key)}\nedgeopt_plain_conv(&g, x0, w, p, y);"
         return call + looked_up(key, math.prod(key.out_shape))
 
 
@@ -73,7 +73,7 @@ class PlainPointwise(_Accumulating):
         """One call."""
         pixels = math.prod(key.out_shape[:-1])
         sizes = f"{pixels}, {key.in_shape[-1]}, {key.out_shape[-1]}"
-        call = f"edgeopt_pointwise({sizes}, x0, w, p, y);"
+        call = f"edgeopt_plain_pointwise({sizes}, x0, w, p, y);"
         return call + looked_up(key, math.prod(key.out_shape))
 
 
@@ -89,7 +89,7 @@ class PlainDepthwise(_Accumulating):
 
     def body(self, key: OpKey, target: TargetSpec) -> str:
         """One call."""
-        call = f"{window(key)}\nedgeopt_depthwise(&g, x0, w, p, y);"
+        call = f"{window(key)}\nedgeopt_plain_depthwise(&g, x0, w, p, y);"
         return call + looked_up(key, math.prod(key.out_shape))
 
 

@@ -1,5 +1,5 @@
 /* Depthwise convolution; weights [height][width][channels]. */
-EDGEOPT_INLINE void edgeopt_depthwise(
+EDGEOPT_INLINE void edgeopt_plain_depthwise(
     const edgeopt_window *g, const int8_t *x, const int8_t *w, const int32_t *params, int8_t *y) {
     const int32_t channels = g->in_channels;
     const int32_t zero = params[EDGEOPT_ZERO_X];

@@ -1,6 +1,6 @@
 /* Pointwise convolution and linear layer; weights [outputs][inputs], rows padded to whole fours.
  * Two pixels and two channels at a time share their loads. */
-EDGEOPT_INLINE void edgeopt_pointwise(
+EDGEOPT_INLINE void edgeopt_plain_pointwise(
     int32_t pixels, int32_t inputs, int32_t outputs, const int8_t *x, const int8_t *w,
     const int32_t *params, int8_t *y) {
     for (int32_t p = 0; p < pixels; p += 2) {

@@ -1,0 +1,99 @@
+"""Depthwise convolutions by multiply-accumulates of pairs, line after line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from edgeopt.codegen.ckernels.isa import isa_of
+from edgeopt.codegen.ckernels.template import (
+    CTemplate,
+    accumulating_consts,
+    accumulating_pack,
+    looked_up,
+    requantization,
+)
+from edgeopt.codegen.schedules.template import Const
+from edgeopt.core.kernels import OpKey
+from edgeopt.core.network import Array
+from edgeopt.core.target import TargetSpec
+
+#: Weights are read in words, past the last one.
+_SLACK_BYTES = 3
+
+
+def by_columns(key: OpKey) -> bool:
+    """Whether lines are columns: fewer are longer, which costs less."""
+    return key.out_shape[0] > key.out_shape[1]
+
+
+def pairs(key: OpKey) -> int:
+    """Positions of the ring: of a line with its padding, and one that is read but not used."""
+    axis = 0 if by_columns(key) else 1
+    last = (key.out_shape[axis] - 1) * key.strides[axis] + key.kernel[axis]
+    return last // 2 + 2
+
+
+def _is_nine(key: OpKey) -> bool:
+    """Whether the loop for kernels of 3 x 3 does it."""
+    return key.kernel == (3, 3) and key.strides[0 if by_columns(key) else 1] <= 2
+
+
+class Depthwise(CTemplate):
+    """Any depthwise convolution without dilation."""
+
+    name = "c_depthwise_dsp"
+
+    def consts(self, key: OpKey, target: TargetSpec) -> tuple[Const, ...]:
+        """Weights, biases and multipliers, and the table of an activation."""
+        return accumulating_consts(key, Const("w", "i8", key.weight_count + _SLACK_BYTES))
+
+    def sections(self, key: OpKey, target: TargetSpec) -> tuple[str, ...]:
+        """Lines."""
+        return (*requantization(isa_of(target).fpu), "dsp", "depthwise_dsp")
+
+    def scratch_bytes(self, key: OpKey, target: TargetSpec) -> int:
+        """Widened weights and the ring, of four channels."""
+        axis = 0 if by_columns(key) else 1
+        lines, length = key.kernel[1 - axis], key.kernel[axis]
+        words = max(lines * (length // 2 + 1) * 2, 10 if _is_nine(key) else 0)
+        return 16 * words + 16 * lines * pairs(key)
+
+    def pack(
+        self, key: OpKey, target: TargetSpec, constants: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """Weights [channel][line][along it]."""
+        w = np.asarray(constants["w"], np.int8).reshape(-1, *key.kernel)
+        w = w.transpose(0, 2, 1) if by_columns(key) else w
+        return accumulating_pack(self.consts(key, target), constants, np.ascontiguousarray(w))
+
+    def body(self, key: OpKey, target: TargetSpec) -> str:
+        """One call."""
+        (ih, iw, channels), (oh, ow, _) = key.in_shape, key.out_shape
+        rows = (ih, iw, iw * channels, channels, oh, ow, ow * channels, channels)
+        order = (0, 1, 2, 3, 4, 5, 6, 7)
+        kernel, strides, pads = key.kernel, key.strides, key.pads[:2]
+        if by_columns(key):
+            order = (1, 0, 3, 2, 5, 4, 7, 6)
+            kernel, strides, pads = kernel[::-1], strides[::-1], pads[::-1]
+        values = (channels, *(rows[i] for i in order), *kernel, *strides, *pads)
+        text = ", ".join(map(str, values))
+        return (
+            f"static const edgeopt_lines g = {{{text}}};\n"
+            f"edgeopt_depthwise{'_nine' if _is_nine(key) else ''}(&g, {pairs(key)}, x0, w, p, y, scratch);"
+            + looked_up(key, math.prod(key.out_shape))
+        )
+
+
+DEPTHWISE = Depthwise()
+
+
+def rule(key: OpKey, target: TargetSpec) -> CTemplate | None:
+    """The template of a depthwise convolution in int8 on a core with ``dsp``."""
+    if key.op != "depthwise" or not isa_of(target).dsp or key.residual:
+        return None
+    if key.dtype != "i8" or key.out_dtype != "i8" or key.dilations != (1, 1):
+        return None
+    return DEPTHWISE if key.groups == key.out_shape[-1] else None
