@@ -46,6 +46,10 @@ class Gemm(CTemplate):
         """Products of a sum."""
         return key.weight_count // key.out_shape[-1]
 
+    def ordered_pixels(self, key: OpKey, target: TargetSpec) -> int:
+        """A block's inputs are widened before its outputs are written."""
+        return PIXELS
+
     def consts(self, key: OpKey, target: TargetSpec) -> tuple[Const, ...]:
         """Weights, biases and multipliers, and the table of an activation."""
         outputs = round_up(key.out_shape[-1], CHANNELS)

@@ -145,124 +145,115 @@ EDGEOPT_INLINE void edgeopt_widen_nine(const int8_t *w, uint32_t *wide) {
     }
 }
 
-#define EDGEOPT_BEGIN                         \
-    "ldrd %[wa], %[va], [%[a]]\n\t"           \
-    "ldrd %[wb], %[vb], [%[a], #8]\n\t"       \
-    "ldrd %[wc], %[vc], [%[a], #16]\n\t"      \
-    "ldr %[p], [%[x]]\n\t"                    \
-    "ldr %[q], [%[x], #16]\n\t"               \
-    "ldr %[r], [%[x], #32]\n\t"
-#define EDGEOPT_SCALE(at)                     \
-    "vcvt.f32.s32 " at ", " at "\n\t"         \
-    "vmul.f32 " at ", " at ", %[by]\n\t"      \
-    "vcvtr.s32.f32 " at ", " at "\n\t"
-#define EDGEOPT_OPERANDS                                                                      \
-    [a] "+r"(wide), [x] "+r"(x), [to] "+r"(to), [b] "=&r"(b), [p] "=&r"(p), [q] "=&r"(q),     \
-    [r] "=&r"(r), [wa] "=&r"(wa), [wb] "=&r"(wb), [wc] "=&r"(wc), [va] "=&r"(va),             \
-    [vb] "=&r"(vb), [vc] "=&r"(vc)                                                            \
-    : [step] "r"(step), [bias] "t"(bias), [by] "t"(by), [zero] "t"(offset), [last] "t"(last)  \
-    : "cc", "memory", "s0", "s1", "s10", "s11"
+/* One channel of a line. Fourteen registers: x r0, sums r1 r2, y r3, pairs of weights r4-r9, pairs
+ * of inputs r10-r12, step lr; in the FPU twice the bias s10 s11, the end s12, multiplier s13, zero
+ * point s14. Two outputs at a time cost 36 instructions; the first half of what is read after a
+ * step serves the output before, and all of it the next. */
+#define EDGEOPT_ARGUMENTS                                                                      \
+    EDGEOPT_UNUSED const uint32_t *x, EDGEOPT_UNUSED const uint32_t *wide,                      \
+        EDGEOPT_UNUSED const uint32_t *end, EDGEOPT_UNUSED int8_t *y,                           \
+        EDGEOPT_UNUSED int32_t step, EDGEOPT_UNUSED const int32_t *channel,                     \
+        EDGEOPT_UNUSED int32_t zero
+#define EDGEOPT_BEGIN             \
+    "push {r4-r11, lr}\n\t"       \
+    "vmov s12, r2\n\t"            \
+    "ldrd lr, r2, [sp, #36]\n\t"  \
+    "vldr s14, [sp, #44]\n\t"     \
+    "vldr s10, [r2]\n\t"          \
+    "vldr s11, [r2]\n\t"          \
+    "vldr s13, [r2, #4]\n\t"      \
+    "ldm r1, {r4-r9}\n\t"         \
+    "ldr r10, [r0]\n\t"           \
+    "ldr r11, [r0, #16]\n\t"      \
+    "ldr r12, [r0, #32]\n"        \
+    "1:\n\t"
 
-/* `count` pairs of outputs of one channel, or with a stride of 2 as many single ones; `wide` from
- * the kernel's line on that the ring's first one meets. Fourteen registers: six pairs of weights,
- * three of inputs, two sums, two pointers and a step; all else waits in the FPU. */
-EDGEOPT_INLINE int8_t *edgeopt_line_of_nine(
-    const uint32_t *x, const uint32_t *wide, int32_t stride, int32_t count,
-    const int32_t *channel, int32_t zero, int8_t *to, int32_t step) {
-    const uint32_t *const end = x + 12 * count;
-    uint32_t b, p, q, r, wa, wb, wc, va, vb, vc;
-    float last, offset, bias;
-    const float by = edgeopt_float(channel[1]);
-    memcpy(&last, &end, sizeof last);
-    memcpy(&offset, &zero, sizeof offset);
-    memcpy(&bias, &channel[0], sizeof bias);
-    if (stride == 1) {
-        __asm__ volatile(
-            "vmov.f32 s10, %[bias]\n\t"
-            "vmov.f32 s11, %[bias]\n\t"
-            EDGEOPT_BEGIN
-            "1:\n\t"
-            "vmov %[a], %[b], s10, s11\n\t"
-            "smlad %[a], %[p], %[wa], %[a]\n\t"
-            "smlatb %[b], %[p], %[wa], %[b]\n\t"
-            "ldr %[p], [%[x], #48]!\n\t"
-            "smlad %[a], %[q], %[wb], %[a]\n\t"
-            "smlatb %[b], %[q], %[wb], %[b]\n\t"
-            "ldr %[q], [%[x], #16]\n\t"
-            "smlad %[a], %[r], %[wc], %[a]\n\t"
-            "smlatb %[b], %[r], %[wc], %[b]\n\t"
-            "ldr %[r], [%[x], #32]\n\t"
-            "smlabt %[a], %[p], %[va], %[a]\n\t"
-            "smlad %[b], %[p], %[va], %[b]\n\t"
-            "smlabt %[a], %[q], %[vb], %[a]\n\t"
-            "smlad %[b], %[q], %[vb], %[b]\n\t"
-            "smlabt %[a], %[r], %[vc], %[a]\n\t"
-            "smlad %[b], %[r], %[vc], %[b]\n\t"
-            "vmov s0, s1, %[a], %[b]\n\t"
-            EDGEOPT_SCALE("s0") EDGEOPT_SCALE("s1")
-            "vmov %[a], s0\n\t"
-            "vmov %[b], %[zero]\n\t"
-            "qadd %[a], %[a], %[b]\n\t"
-            "ssat %[a], #8, %[a]\n\t"
-            "strb %[a], [%[to]]\n\t"
-            "vmov %[a], s1\n\t"
-            "qadd %[a], %[a], %[b]\n\t"
-            "ssat %[a], #8, %[a]\n\t"
-            "strb %[a], [%[to], %[step]]\n\t"
-            "add %[to], %[to], %[step], lsl #1\n\t"
-            "vmov %[a], %[last]\n\t"
-            "cmp %[x], %[a]\n\t"
-            "bne 1b\n\t"
-            : EDGEOPT_OPERANDS);
-    } else {
-        __asm__ volatile(
-            EDGEOPT_BEGIN
-            "1:\n\t"
-            "vmov %[a], %[bias]\n\t"
-            "smlad %[a], %[p], %[wa], %[a]\n\t"
-            "ldr %[p], [%[x], #48]!\n\t"
-            "smlad %[a], %[q], %[wb], %[a]\n\t"
-            "ldr %[q], [%[x], #16]\n\t"
-            "smlad %[a], %[r], %[wc], %[a]\n\t"
-            "ldr %[r], [%[x], #32]\n\t"
-            "smlabt %[a], %[p], %[va], %[a]\n\t"
-            "smlabt %[a], %[q], %[vb], %[a]\n\t"
-            "smlabt %[a], %[r], %[vc], %[a]\n\t"
-            "vmov s0, %[a]\n\t"
-            EDGEOPT_SCALE("s0")
-            "vmov %[b], %[zero]\n\t"
-            "vmov %[a], s0\n\t"
-            "qadd %[a], %[a], %[b]\n\t"
-            "ssat %[a], #8, %[a]\n\t"
-            "strb %[a], [%[to]]\n\t"
-            "add %[to], %[to], %[step]\n\t"
-            "vmov %[a], %[last]\n\t"
-            "cmp %[x], %[a]\n\t"
-            "bne 1b\n\t"
-            : EDGEOPT_OPERANDS);
-    }
-    return to;
+EDGEOPT_NAKED void edgeopt_nine_by_two(EDGEOPT_ARGUMENTS) {
+    __asm__ volatile(
+        EDGEOPT_BEGIN
+        "vmov r1, r2, s10, s11\n\t"
+        "smlad r1, r10, r4, r1\n\t"
+        "smlatb r2, r10, r4, r2\n\t"
+        "ldr r10, [r0, #48]!\n\t"
+        "smlad r1, r11, r6, r1\n\t"
+        "smlatb r2, r11, r6, r2\n\t"
+        "ldr r11, [r0, #16]\n\t"
+        "smlad r1, r12, r8, r1\n\t"
+        "smlatb r2, r12, r8, r2\n\t"
+        "ldr r12, [r0, #32]\n\t"
+        "smlabt r1, r10, r5, r1\n\t"
+        "smlad r2, r10, r5, r2\n\t"
+        "smlabt r1, r11, r7, r1\n\t"
+        "smlad r2, r11, r7, r2\n\t"
+        "smlabt r1, r12, r9, r1\n\t"
+        "smlad r2, r12, r9, r2\n\t"
+        "vmov s0, s1, r1, r2\n\t"
+        EDGEOPT_SCALE("s0", "s13") EDGEOPT_SCALE("s1", "s13")
+        "vmov r1, s0\n\t"
+        "vmov r2, s14\n\t"
+        EDGEOPT_BYTE("r1", "r2")
+        "strb r1, [r3]\n\t"
+        "vmov r1, s1\n\t"
+        EDGEOPT_BYTE("r1", "r2")
+        "strb r1, [r3, lr]\n\t"
+        "add r3, r3, lr, lsl #1\n\t"
+        "vmov r1, s12\n\t"
+        "cmp r0, r1\n\t"
+        "bne 1b\n\t"
+        "pop {r4-r11, pc}\n\t");
+}
+
+/* A stride of 2: one output at a time, 22 instructions. */
+EDGEOPT_NAKED void edgeopt_nine_by_one(EDGEOPT_ARGUMENTS) {
+    __asm__ volatile(
+        EDGEOPT_BEGIN
+        "vmov r1, s10\n\t"
+        "smlad r1, r10, r4, r1\n\t"
+        "ldr r10, [r0, #48]!\n\t"
+        "smlad r1, r11, r6, r1\n\t"
+        "ldr r11, [r0, #16]\n\t"
+        "smlad r1, r12, r8, r1\n\t"
+        "ldr r12, [r0, #32]\n\t"
+        "smlabt r1, r10, r5, r1\n\t"
+        "smlabt r1, r11, r7, r1\n\t"
+        "smlabt r1, r12, r9, r1\n\t"
+        "vmov s0, r1\n\t"
+        EDGEOPT_SCALE("s0", "s13")
+        "vmov r2, s14\n\t"
+        "vmov r1, s0\n\t"
+        EDGEOPT_BYTE("r1", "r2")
+        "strb r1, [r3]\n\t"
+        "add r3, r3, lr\n\t"
+        "vmov r1, s12\n\t"
+        "cmp r0, r1\n\t"
+        "bne 1b\n\t"
+        "pop {r4-r11, pc}\n\t");
 }
 #undef EDGEOPT_BEGIN
-#undef EDGEOPT_SCALE
-#undef EDGEOPT_OPERANDS
+#undef EDGEOPT_ARGUMENTS
 
 /* One channel of an output line of a kernel of 3 x 3. */
 EDGEOPT_SHARED void edgeopt_line_out_nine(
     const edgeopt_lines *g, const uint32_t *ring, int32_t oldest, const uint32_t *wide,
     const int32_t *channel, int32_t zero, int8_t *y) {
     const int32_t count = g->stride == 1 ? g->out_length / 2 : g->out_length;
+    const uint32_t *const end = ring + 12 * count;
     wide += oldest ? 2 * (3 - oldest) : 0;
-    if (count) {
-        y = edgeopt_line_of_nine(ring, wide, g->stride, count, channel, zero, y, g->out_step);
+    if (g->stride == 2) {
+        edgeopt_nine_by_one(ring, wide, end, y, g->out_step, channel, zero);
+        return;
     }
-    if (g->stride == 1 && g->out_length & 1) {
-        const uint32_t *x = ring + 12 * count;
+    if (count) {
+        edgeopt_nine_by_two(ring, wide, end, y, g->out_step, channel, zero);
+    }
+    if (g->out_length & 1) {
+        const uint32_t *x = end;
         int32_t sum = channel[0];
         for (int32_t line = 0; line < 3; ++line) {
             sum = edgeopt_dot(x[4 * line], wide[2 * line], sum);
             sum += (int16_t)(x[12 + 4 * line] & 0xffffu) * ((int32_t)wide[2 * line + 1] >> 16);
         }
+        y += 2 * count * g->out_step;
         y[0] = (int8_t)edgeopt_byte(edgeopt_scaled(sum, channel[1]), zero);
     }
 }

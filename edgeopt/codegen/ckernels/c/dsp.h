@@ -4,12 +4,28 @@
 #else
 #define EDGEOPT_DSP 0
 #endif
-/* Inner loops that need every register are assembly where compilers can give them all. */
-#if EDGEOPT_DSP && defined(__ARM_FP) && defined(__OPTIMIZE__) && !defined(__PIC__)
+/* Inner loops that need every register are functions in assembly where there is an FPU, whose
+ * registers hold all else; where there is none, they are in C. */
+#if EDGEOPT_DSP && defined(__ARM_FP)
 #define EDGEOPT_ASSEMBLY 1
+#if defined(__clang__)
+#define EDGEOPT_NAKED __attribute__((naked, noinline, used)) static
+#else
+#define EDGEOPT_NAKED __attribute__((naked, noinline, noclone, used)) static
+#endif
+/* A sum in a register of the FPU times a multiplier, as the nearest integer. */
+#define EDGEOPT_SCALE(at, by)             \
+    "vcvt.f32.s32 " at ", " at "\n\t"     \
+    "vmul.f32 " at ", " at ", " by "\n\t" \
+    "vcvtr.s32.f32 " at ", " at "\n\t"
+/* From there to int8. */
+#define EDGEOPT_BYTE(sum, zero)                  \
+    "qadd " sum ", " sum ", " zero "\n\t"        \
+    "ssat " sum ", #8, " sum "\n\t"
 #else
 #define EDGEOPT_ASSEMBLY 0
 #endif
+#define EDGEOPT_UNUSED __attribute__((unused))
 
 /* Bytes 0 and 2 with their signs. */
 EDGEOPT_INLINE uint32_t edgeopt_even(uint32_t bytes) {

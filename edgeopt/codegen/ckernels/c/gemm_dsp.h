@@ -42,165 +42,194 @@ EDGEOPT_SHARED void edgeopt_widen(
     }
 }
 
-/* Results of a block: channels a and b of pixels 0..3. */
-typedef struct {
-    int32_t a0, a1, a2, a3, b0, b1, b2, b3;
-} edgeopt_eight;
-
 #if EDGEOPT_ASSEMBLY
-/* Compilers do not manage with fourteen registers what fits exactly: eight sums, two widened
- * inputs, a pair of weights of either channel, and two pointers. All else waits in the FPU. */
-#define EDGEOPT_PAIR                       \
-    "ldr %[wa], [%[w]], #4\n\t"            \
-    "ldrd %[x0], %[x1], [%[x]], #8\n\t"    \
-    "sxtb16 %[wb], %[wa], ror #8\n\t"      \
-    "sxtb16 %[wa], %[wa]\n\t"              \
-    "smlad %[a0], %[x0], %[wa], %[a0]\n\t" \
-    "smlad %[b0], %[x0], %[wb], %[b0]\n\t" \
-    "smlad %[a1], %[x1], %[wa], %[a1]\n\t" \
-    "smlad %[b1], %[x1], %[wb], %[b1]\n\t" \
-    "ldrd %[x0], %[x1], [%[x]], #8\n\t"    \
-    "smlad %[a2], %[x0], %[wa], %[a2]\n\t" \
-    "smlad %[b2], %[x0], %[wb], %[b2]\n\t" \
-    "smlad %[a3], %[x1], %[wa], %[a3]\n\t" \
-    "smlad %[b3], %[x1], %[wb], %[b3]\n\t"
-#define EDGEOPT_SCALE(at, by)            \
-    "vcvt.f32.s32 " at ", " at "\n\t"    \
-    "vmul.f32 " at ", " at ", " by "\n\t" \
-    "vcvtr.s32.f32 " at ", " at "\n\t"
-#define EDGEOPT_BYTE(sum)                        \
-    "qadd " sum ", " sum ", %[wa]\n\t"           \
-    "ssat " sum ", #8, " sum "\n\t"
+/* Two inputs of four pixels, with two channels: thirteen instructions for sixteen products. */
+#define EDGEOPT_TWO_INPUTS            \
+    "ldr r12, [r1], #4\n\t"           \
+    "ldrd r10, r11, [r0], #8\n\t"     \
+    "sxtb16 lr, r12, ror #8\n\t"      \
+    "sxtb16 r12, r12\n\t"             \
+    "smlad r2, r10, r12, r2\n\t"      \
+    "smlad r6, r10, lr, r6\n\t"       \
+    "smlad r3, r11, r12, r3\n\t"      \
+    "smlad r7, r11, lr, r7\n\t"       \
+    "ldrd r10, r11, [r0], #8\n\t"     \
+    "smlad r4, r10, r12, r4\n\t"      \
+    "smlad r8, r10, lr, r8\n\t"       \
+    "smlad r5, r11, r12, r5\n\t"      \
+    "smlad r9, r11, lr, r9\n\t"
 
-EDGEOPT_INLINE const int8_t *edgeopt_sums(
-    const uint32_t *wide, const int8_t *w, int32_t fours, const int32_t *channel, int32_t zero,
-    edgeopt_eight *y) {
-    const int8_t *const end = w + 8 * fours;
-    uint32_t x0, x1, wa, wb;
-    float last, params, offset;
-    memcpy(&last, &end, sizeof last);
-    memcpy(&params, &channel, sizeof params);
-    memcpy(&offset, &zero, sizeof offset);
+/* `pairs` of channels of four pixels. Compilers do not manage with fourteen registers what fits
+ * exactly: sums r2-r5 of channel a and r6-r9 of b, inputs r10 r11, weights r12 lr, pointers r0 r1.
+ * All else waits in the FPU: s8 inputs, s9 channels, s10 outputs, s11 bytes of weights of two
+ * channels, s12 output channels, s13 zero point, s14 pairs left, s15 the weights' end. */
+EDGEOPT_NAKED void edgeopt_four_pixels(
+    EDGEOPT_UNUSED const uint32_t *wide, EDGEOPT_UNUSED const int8_t *w,
+    EDGEOPT_UNUSED const int32_t *channel, EDGEOPT_UNUSED int8_t *y,
+    EDGEOPT_UNUSED int32_t fours, EDGEOPT_UNUSED int32_t outputs, EDGEOPT_UNUSED int32_t zero,
+    EDGEOPT_UNUSED int32_t pairs) {
     __asm__ volatile(
-        "vmov %[wa], %[params]\n\t"
-        "ldr %[a0], [%[wa]]\n\t"
-        "ldr %[b0], [%[wa], #8]\n\t"
-        "vmov %[x0], %[last]\n\t"
-        "mov %[a1], %[a0]\n\t"
-        "mov %[a2], %[a0]\n\t"
-        "mov %[a3], %[a0]\n\t"
-        "mov %[b1], %[b0]\n\t"
-        "mov %[b2], %[b0]\n\t"
-        "mov %[b3], %[b0]\n\t"
-        "subs %[x0], %[x0], %[w]\n\t"
-        "tst %[x0], #8\n\t" /* an odd number of fours begins in the middle */
-        "bne 2f\n"
-        "1:\n\t" EDGEOPT_PAIR EDGEOPT_PAIR
-        "2:\n\t" EDGEOPT_PAIR EDGEOPT_PAIR
-        "vmov %[x0], %[last]\n\t"
-        "cmp %[w], %[x0]\n\t"
+        "push {r4-r11, lr}\n\t"
+        "vmov s8, r0\n\t"
+        "vmov s9, r2\n\t"
+        "vmov s10, r3\n\t"
+        "ldr r4, [sp, #36]\n\t"
+        "lsl r4, r4, #3\n\t"
+        "vmov s11, r4\n\t"
+        "vldr s12, [sp, #40]\n\t"
+        "vldr s13, [sp, #44]\n\t"
+        "vldr s14, [sp, #48]\n"
+        "1:\n\t"
+        "vmov r12, s9\n\t"
+        "vmov r10, s11\n\t"
+        "ldr r2, [r12]\n\t"
+        "ldr r6, [r12, #8]\n\t"
+        "add r11, r1, r10\n\t"
+        "vmov s15, r11\n\t"
+        "vmov r0, s8\n\t"
+        "mov r3, r2\n\t"
+        "mov r4, r2\n\t"
+        "mov r5, r2\n\t"
+        "mov r7, r6\n\t"
+        "mov r8, r6\n\t"
+        "mov r9, r6\n\t"
+        "tst r10, #8\n\t" /* an odd number of fours begins in the middle */
+        "bne 3f\n"
+        "2:\n\t" EDGEOPT_TWO_INPUTS EDGEOPT_TWO_INPUTS
+        "3:\n\t" EDGEOPT_TWO_INPUTS EDGEOPT_TWO_INPUTS
+        "vmov r10, s15\n\t"
+        "cmp r1, r10\n\t"
+        "bne 2b\n\t"
+        "vmov r12, s9\n\t"
+        "vmov s0, s1, r2, r3\n\t"
+        "vmov s2, s3, r4, r5\n\t"
+        "vmov s4, s5, r6, r7\n\t"
+        "vmov s6, s7, r8, r9\n\t"
+        "vldr s15, [r12, #4]\n\t"
+        EDGEOPT_SCALE("s0", "s15") EDGEOPT_SCALE("s1", "s15")
+        EDGEOPT_SCALE("s2", "s15") EDGEOPT_SCALE("s3", "s15")
+        "vldr s15, [r12, #12]\n\t"
+        EDGEOPT_SCALE("s4", "s15") EDGEOPT_SCALE("s5", "s15")
+        EDGEOPT_SCALE("s6", "s15") EDGEOPT_SCALE("s7", "s15")
+        "add r12, r12, #16\n\t"
+        "vmov s9, r12\n\t"
+        "vmov r12, s13\n\t"
+        "vmov r2, r3, s0, s1\n\t"
+        "vmov r4, r5, s2, s3\n\t"
+        "vmov r6, r7, s4, s5\n\t"
+        "vmov r8, r9, s6, s7\n\t"
+        EDGEOPT_BYTE("r2", "r12") EDGEOPT_BYTE("r3", "r12") EDGEOPT_BYTE("r4", "r12")
+        EDGEOPT_BYTE("r5", "r12") EDGEOPT_BYTE("r6", "r12") EDGEOPT_BYTE("r7", "r12")
+        EDGEOPT_BYTE("r8", "r12") EDGEOPT_BYTE("r9", "r12")
+        "vmov r10, s10\n\t"
+        "vmov r11, s12\n\t"
+        "strb r2, [r10]\n\t"
+        "strb r6, [r10, #1]\n\t"
+        "add r12, r10, r11\n\t"
+        "strb r3, [r12]\n\t"
+        "strb r7, [r12, #1]\n\t"
+        "add r12, r12, r11\n\t"
+        "strb r4, [r12]\n\t"
+        "strb r8, [r12, #1]\n\t"
+        "add r12, r12, r11\n\t"
+        "strb r5, [r12]\n\t"
+        "strb r9, [r12, #1]\n\t"
+        "add r10, r10, #2\n\t"
+        "vmov s10, r10\n\t"
+        "vmov r12, s14\n\t"
+        "subs r12, r12, #1\n\t"
+        "vmov s14, r12\n\t"
         "bne 1b\n\t"
-        "vmov %[wa], %[params]\n\t"
-        "vldr s8, [%[wa], #4]\n\t"
-        "vldr s9, [%[wa], #12]\n\t"
-        "vmov s0, s1, %[a0], %[a1]\n\t"
-        "vmov s2, s3, %[a2], %[a3]\n\t"
-        "vmov s4, s5, %[b0], %[b1]\n\t"
-        "vmov s6, s7, %[b2], %[b3]\n\t"
-        EDGEOPT_SCALE("s0", "s8") EDGEOPT_SCALE("s1", "s8")
-        EDGEOPT_SCALE("s2", "s8") EDGEOPT_SCALE("s3", "s8")
-        EDGEOPT_SCALE("s4", "s9") EDGEOPT_SCALE("s5", "s9")
-        EDGEOPT_SCALE("s6", "s9") EDGEOPT_SCALE("s7", "s9")
-        "vmov %[wa], %[offset]\n\t"
-        "vmov %[a0], %[a1], s0, s1\n\t"
-        "vmov %[a2], %[a3], s2, s3\n\t"
-        "vmov %[b0], %[b1], s4, s5\n\t"
-        "vmov %[b2], %[b3], s6, s7\n\t"
-        EDGEOPT_BYTE("%[a0]") EDGEOPT_BYTE("%[a1]") EDGEOPT_BYTE("%[a2]") EDGEOPT_BYTE("%[a3]")
-        EDGEOPT_BYTE("%[b0]") EDGEOPT_BYTE("%[b1]") EDGEOPT_BYTE("%[b2]") EDGEOPT_BYTE("%[b3]")
-        : [a0] "=&r"(y->a0), [a1] "=&r"(y->a1), [a2] "=&r"(y->a2), [a3] "=&r"(y->a3),
-          [b0] "=&r"(y->b0), [b1] "=&r"(y->b1), [b2] "=&r"(y->b2), [b3] "=&r"(y->b3),
-          [x] "+r"(wide), [w] "+r"(w), [x0] "=&r"(x0), [x1] "=&r"(x1), [wa] "=&r"(wa),
-          [wb] "=&r"(wb)
-        : [last] "t"(last), [params] "t"(params), [offset] "t"(offset)
-        : "cc", "memory", "s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7", "s8", "s9");
-    return w;
+        "pop {r4-r11, pc}\n\t");
 }
-#undef EDGEOPT_PAIR
-#undef EDGEOPT_SCALE
-#undef EDGEOPT_BYTE
+#undef EDGEOPT_TWO_INPUTS
 #else
-EDGEOPT_INLINE const int8_t *edgeopt_sums(
-    const uint32_t *wide, const int8_t *w, int32_t fours, const int32_t *channel, int32_t zero,
-    edgeopt_eight *y) {
-    int32_t a0 = channel[0], a1 = a0, a2 = a0, a3 = a0;
-    int32_t b0 = channel[2], b1 = b0, b2 = b0, b3 = b0;
-    for (int32_t i = 0; i < 2 * fours; ++i) {
-        const uint32_t both = edgeopt_load(w);
-        const uint32_t wa = edgeopt_even(both);
-        const uint32_t wb = edgeopt_odd(both);
-        a0 = edgeopt_dot(wide[0], wa, a0);
-        b0 = edgeopt_dot(wide[0], wb, b0);
-        a1 = edgeopt_dot(wide[1], wa, a1);
-        b1 = edgeopt_dot(wide[1], wb, b1);
-        a2 = edgeopt_dot(wide[2], wa, a2);
-        b2 = edgeopt_dot(wide[2], wb, b2);
-        a3 = edgeopt_dot(wide[3], wa, a3);
-        b3 = edgeopt_dot(wide[3], wb, b3);
-        wide += 4;
-        w += 4;
+EDGEOPT_SHARED void edgeopt_four_pixels(
+    const uint32_t *wide, const int8_t *w, const int32_t *channel, int8_t *y, int32_t fours,
+    int32_t outputs, int32_t zero, int32_t pairs) {
+    for (; pairs > 0; --pairs) {
+        const uint32_t *x = wide;
+        int32_t a0 = channel[0], a1 = a0, a2 = a0, a3 = a0;
+        int32_t b0 = channel[2], b1 = b0, b2 = b0, b3 = b0;
+        for (int32_t i = 0; i < 2 * fours; ++i) {
+            const uint32_t both = edgeopt_load(w);
+            const uint32_t wa = edgeopt_even(both);
+            const uint32_t wb = edgeopt_odd(both);
+            a0 = edgeopt_dot(x[0], wa, a0);
+            b0 = edgeopt_dot(x[0], wb, b0);
+            a1 = edgeopt_dot(x[1], wa, a1);
+            b1 = edgeopt_dot(x[1], wb, b1);
+            a2 = edgeopt_dot(x[2], wa, a2);
+            b2 = edgeopt_dot(x[2], wb, b2);
+            a3 = edgeopt_dot(x[3], wa, a3);
+            b3 = edgeopt_dot(x[3], wb, b3);
+            x += 4;
+            w += 4;
+        }
+        y[0] = (int8_t)edgeopt_byte(edgeopt_scaled(a0, channel[1]), zero);
+        y[1] = (int8_t)edgeopt_byte(edgeopt_scaled(b0, channel[3]), zero);
+        y[outputs] = (int8_t)edgeopt_byte(edgeopt_scaled(a1, channel[1]), zero);
+        y[outputs + 1] = (int8_t)edgeopt_byte(edgeopt_scaled(b1, channel[3]), zero);
+        y[2 * outputs] = (int8_t)edgeopt_byte(edgeopt_scaled(a2, channel[1]), zero);
+        y[2 * outputs + 1] = (int8_t)edgeopt_byte(edgeopt_scaled(b2, channel[3]), zero);
+        y[3 * outputs] = (int8_t)edgeopt_byte(edgeopt_scaled(a3, channel[1]), zero);
+        y[3 * outputs + 1] = (int8_t)edgeopt_byte(edgeopt_scaled(b3, channel[3]), zero);
+        y += 2;
+        channel += 4;
     }
-    y->a0 = edgeopt_byte(edgeopt_scaled(a0, channel[1]), zero);
-    y->a1 = edgeopt_byte(edgeopt_scaled(a1, channel[1]), zero);
-    y->a2 = edgeopt_byte(edgeopt_scaled(a2, channel[1]), zero);
-    y->a3 = edgeopt_byte(edgeopt_scaled(a3, channel[1]), zero);
-    y->b0 = edgeopt_byte(edgeopt_scaled(b0, channel[3]), zero);
-    y->b1 = edgeopt_byte(edgeopt_scaled(b1, channel[3]), zero);
-    y->b2 = edgeopt_byte(edgeopt_scaled(b2, channel[3]), zero);
-    y->b3 = edgeopt_byte(edgeopt_scaled(b3, channel[3]), zero);
-    return w;
 }
 #endif
+
+/* One pixel. */
+EDGEOPT_SHARED void edgeopt_one_pixel(
+    const uint32_t *wide, const int8_t *w, const int32_t *channel, int8_t *y, int32_t fours,
+    int32_t outputs, int32_t zero) {
+    for (int32_t o = 0; o < outputs; o += 2) {
+        const uint32_t *x = wide;
+        const int8_t *const end = w + 8 * fours;
+        int32_t a = channel[0];
+        int32_t b = channel[2];
+        while (w != end) {
+            const uint32_t first = edgeopt_load(w);
+            const uint32_t second = edgeopt_load(w + 4);
+            const uint32_t even = x[0];
+            const uint32_t odd = x[4];
+            a = edgeopt_dot(even, edgeopt_even(first), a);
+            b = edgeopt_dot(even, edgeopt_odd(first), b);
+            a = edgeopt_dot(odd, edgeopt_even(second), a);
+            b = edgeopt_dot(odd, edgeopt_odd(second), b);
+            x += 8;
+            w += 8;
+        }
+        y[o] = (int8_t)edgeopt_byte(edgeopt_scaled(a, channel[1]), zero);
+        if (o + 1 < outputs) {
+            y[o + 1] = (int8_t)edgeopt_byte(edgeopt_scaled(b, channel[3]), zero);
+        }
+        channel += 4;
+    }
+}
 
 /* All channels of `pixels` (at most four) from inputs that are widened already. */
 EDGEOPT_SHARED void edgeopt_block(
     const uint32_t *wide, const int8_t *w, int32_t fours, int32_t outputs, int32_t pixels,
     const int32_t *params, int8_t *y) {
+    const int32_t zero = params[EDGEOPT_ZERO_Y];
     const int32_t *channel = params + EDGEOPT_CHANNELS;
-    const int8_t *const end = y + outputs;
-    edgeopt_eight found;
-    if (pixels == 4 && outputs % 2 == 0) {
-        while (y != end) {
-            int8_t *to = y;
-            w = edgeopt_sums(wide, w, fours, channel, params[EDGEOPT_ZERO_Y], &found);
-            to[0] = (int8_t)found.a0;
-            to[1] = (int8_t)found.b0;
-            to += outputs;
-            to[0] = (int8_t)found.a1;
-            to[1] = (int8_t)found.b1;
-            to += outputs;
-            to[0] = (int8_t)found.a2;
-            to[1] = (int8_t)found.b2;
-            to += outputs;
-            to[0] = (int8_t)found.a3;
-            to[1] = (int8_t)found.b3;
-            y += 2;
-            channel += 4;
-        }
+    int32_t o = 0;
+    if (pixels == 1) {
+        edgeopt_one_pixel(wide, w, channel, y, fours, outputs, zero);
         return;
     }
-    for (int32_t o = 0; o < outputs; o += 2) {
-        int8_t *to = y + o;
-        w = edgeopt_sums(wide, w, fours, channel, params[EDGEOPT_ZERO_Y], &found);
-        const int32_t a[4] = {found.a0, found.a1, found.a2, found.a3};
-        const int32_t b[4] = {found.b0, found.b1, found.b2, found.b3};
+    if (pixels == 4 && outputs > 1) {
+        edgeopt_four_pixels(wide, w, channel, y, fours, outputs, zero, outputs / 2);
+        o = outputs & ~1;
+    }
+    for (; o < outputs; o += 2) { /* what would be written past the pixels or the channels */
+        int8_t found[8];
+        edgeopt_four_pixels(
+            wide, w + o * 4 * fours, channel + 2 * o, found, fours, 2, zero, 1);
         for (int32_t p = 0; p < pixels; ++p) {
-            to[0] = (int8_t)a[p];
-            if (o + 1 < outputs) {
-                to[1] = (int8_t)b[p];
-            }
-            to += outputs;
+            memcpy(y + p * outputs + o, found + 2 * p, o + 1 < outputs ? 2u : 1u);
         }
-        channel += 4;
     }
 }
