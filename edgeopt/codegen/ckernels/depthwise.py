@@ -80,9 +80,10 @@ class Depthwise(CTemplate):
             kernel, strides, pads = kernel[::-1], strides[::-1], pads[::-1]
         values = (channels, *(rows[i] for i in order), *kernel, *strides, *pads)
         text = ", ".join(map(str, values))
+        routine = "edgeopt_depthwise_nine" if _is_nine(key) else "edgeopt_depthwise"
         return (
             f"static const edgeopt_lines g = {{{text}}};\n"
-            f"edgeopt_depthwise{'_nine' if _is_nine(key) else ''}(&g, {pairs(key)}, x0, w, p, y, scratch);"
+            f"{routine}(&g, {pairs(key)}, x0, w, p, y, scratch);"
             + looked_up(key, math.prod(key.out_shape))
         )
 
