@@ -2,12 +2,13 @@
 
 Times are sums of costs, costs are exponentials of sums of factors, factors are normal around what
 the facts say. Errors of measurement and model are taken as Student's t with four degrees of
-freedom, relative to the time, so that a wild row does not bend the rest. The maximum is found by
+freedom, so that a wild row does not bend the rest. The maximum is found by
 damped Gauss-Newton steps; its curvature gives the covariance.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,8 @@ from edgeopt.latency.prior import LOADINGS
 
 _FREEDOM = 4.0
 _STEPS = 60
+_ENOUGH = 6  # rows that can tell which of them is wild
+_TINY = 1e-6
 _MAX_FACTOR = 12.0  # a cost is at most so many natural logarithms from its base
 #: Relative error of the model on one unit before anything is known, worth `_NOISE_ROWS` rows.
 NOISE = 0.12
@@ -85,30 +88,69 @@ def maximum(
         noise: relative error of the rows.
         start: factors near the answer, if any are known.
     """
-    inverse = np.linalg.inv(prior.covariance)
-    scale = noise * times
-    used = np.abs(work).max(axis=0, initial=0.0) > 0
-    scaled, loadings, base = (work / scale[:, None])[:, used], LOADINGS[used], base[used]
-    target = times / scale
+    rows = _Rows(work, times, base, noise)
+    # Only other rows tell a wild row from a wrong prior: first all are taken at their word.
+    factors, curvature = _descend(rows, prior, math.inf, prior.mean if start is None else start)
+    if len(times) >= _ENOUGH:
+        factors, curvature = _descend(rows, prior, _FREEDOM, factors)
+    covariance = np.linalg.inv(curvature).astype(np.float64)
+    return Belief(factors, covariance, noise)
 
-    def costs_at(factors: Matrix) -> Matrix:
-        costs: Matrix = base * np.exp(np.clip(loadings @ factors, -_MAX_FACTOR, _MAX_FACTOR))
+
+class _Rows:
+    """Measurements as errors in standard deviations, and how they change with the factors.
+
+    The error of a sum is the logarithm of predicted / measured; that of a difference, which may be
+    predicted negative, is relative to the time.
+    """
+
+    def __init__(self, work: Matrix, times: Matrix, base: Matrix, noise: float) -> None:
+        used = np.abs(work).max(axis=0, initial=0.0) > 0
+        self._work = (work / times[:, None])[:, used]
+        self._loadings, self._base, self._noise = LOADINGS[used], base[used], noise
+        self._sums = (work >= 0).all(axis=1)
+
+    def errors(self, factors: Matrix) -> Matrix:
+        """[N]."""
+        return self._errors(self._work @ self._costs(factors))
+
+    def errors_and_slope(self, factors: Matrix) -> tuple[Matrix, Matrix]:
+        """[N] and [N,factors]."""
+        costs = self._costs(factors)
+        ratio = self._work @ costs
+        slope: Matrix = (self._work * costs) @ self._loadings
+        slope /= np.where(self._sums, np.maximum(ratio, _TINY), 1.0)[:, None] * self._noise
+        return self._errors(ratio), slope
+
+    def _costs(self, factors: Matrix) -> Matrix:
+        logs = np.clip(self._loadings @ factors, -_MAX_FACTOR, _MAX_FACTOR)
+        costs: Matrix = self._base * np.exp(logs)
         return costs
 
+    def _errors(self, ratio: Matrix) -> Matrix:
+        logs = np.log(np.maximum(ratio, _TINY))
+        errors: Matrix = np.where(self._sums, logs, ratio - 1) / self._noise
+        return errors
+
+
+def _descend(rows: _Rows, prior: Belief, freedom: float, start: Matrix) -> tuple[Matrix, Matrix]:
+    """Factors of the highest probability, and the curvature there; infinite freedom is normal."""
+    inverse = np.linalg.inv(prior.covariance)
+
     def badness(factors: Matrix) -> float:
-        off = scaled @ costs_at(factors) - target
-        data = (_FREEDOM + 1) * np.log1p(off * off / _FREEDOM).sum()
+        off2 = rows.errors(factors) ** 2
+        wild = math.isfinite(freedom)
+        data = (freedom + 1) * np.log1p(off2 / freedom).sum() if wild else off2.sum()
         away = factors - prior.mean
         return float(data + away @ inverse @ away)
 
-    factors = (prior.mean if start is None else start).copy()
-    damping, best = 1e-3, badness(factors)
-    curvature = inverse
+    factors, damping = start.copy(), 1e-3
+    best, curvature = badness(factors), inverse
     for _ in range(_STEPS):
-        costs = costs_at(factors)
-        off = scaled @ costs - target
-        weight = (_FREEDOM + 1) / (_FREEDOM + off * off)
-        slope = (scaled * costs) @ loadings
+        off, slope = rows.errors_and_slope(factors)
+        weight = np.ones_like(off)
+        if math.isfinite(freedom):
+            weight = (freedom + 1) / (freedom + off * off)
         curvature = (slope.T * weight) @ slope + inverse
         gradient = slope.T @ (weight * off) + inverse @ (factors - prior.mean)
         moved = 0.0
@@ -123,7 +165,7 @@ def maximum(
             damping *= 5
         if moved < 1e-5 * (1 + abs(best)):
             break
-    return Belief(factors, np.linalg.inv(curvature), noise)
+    return factors, curvature.astype(np.float64)
 
 
 def learn(

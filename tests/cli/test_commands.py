@@ -212,3 +212,32 @@ def test_the_entry_point_is_the_function_the_tests_call() -> None:
 
     (script,) = entry_points(group="console_scripts", name="edgeopt")
     assert script.load() is main
+
+
+def test_table_calibrate(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
+    path, out = tmp_path / "m.csv", tmp_path / "fit.core.json"
+    path.write_text(f"model,ms\n{tiny_model.name},0.4\n")
+    said = cli("table", "calibrate", path, "-d", "rpi4", "--out", out)
+    assert said.code == 0, said.err
+    assert "too few measurements to state an error" in said.out and f"wrote {out}" in said.out
+    document = json.loads(cli("table", "calibrate", path, "-d", "rpi4", "--out", out, "--json").out)
+    assert document["runtime"] == "edgeopt" and document["rows"][0]["name"] == "tiny_cnn.onnx"
+    path.write_text("model,ms\nabsent.onnx,1\nalso.onnx,-1\n")
+    bad = cli("table", "calibrate", path, "-d", "rpi4", "--out", out)
+    assert bad.code == 2 and not bad.out
+    for text in ("line 2: no such model: 'absent.onnx'", "line 3: ms must be positive, not -1"):
+        assert text in bad.err
+
+
+def test_predict_says_what_it_rests_on(cli: Cli, tiny_model: Path) -> None:
+    said = cli("predict", tiny_model, "-d", "rpi4", "--runtime", "hw-nas-bench")
+    assert said.code == 0, said.err
+    assert "depthwise f32" in said.out and "measurements of its class" in said.out
+    assert "of classes fitted to measurements there" in said.out
+    document = json.loads(
+        cli("predict", tiny_model, "-d", "rpi4", "--runtime", "hw-nas-bench", "--json").out
+    )
+    assert document["runtime"] == "hw-nas-bench"
+    assert sum(document["coverage"].values()) == pytest.approx(1)
+    bad = cli("predict", tiny_model, "-d", "rpi4", "--runtime", "hwnasbench")
+    assert bad.code == 2 and "did you mean hw-nas-bench" in bad.err

@@ -54,8 +54,8 @@ def test_commands_run(page: Path, tmp_path: Path, stage_cache: Path) -> None:
         "PYTHONWARNINGS": "default",
     }
     models = ROOT / "tests" / "models"
-    for model in models.glob("*.onnx") if models.is_dir() else ():
-        shutil.copy(model, tmp_path)
+    for file in (*models.glob("*.onnx"), *models.glob("*.csv")):
+        shutil.copy(file, tmp_path)
     for command in commands(page):
         if _NOT_RUN.search(command):
             continue
