@@ -9,6 +9,7 @@ import pwd
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ class Rig:
         vanish: takes the board away; None where it cannot vanish (this machine).
         shell: commands of the board's own can be run (an emulated processor has none).
         signals: the transport tells a crash from an exit status.
+        single: the board serves one link at a time.
         work: a work folder as this machine sees it.
     """
 
@@ -41,6 +43,7 @@ class Rig:
     vanish: Callable[[], None] | None = None
     shell: bool = True
     signals: bool = True
+    single: bool = False
     work: Callable[[str], Path] = field(default=Path)
 
 
@@ -173,7 +176,65 @@ def ssh(tmp_path: Path, needs_tool: NeedsTool) -> Iterator[Rig]:
         yield Rig(board.open, program, board.vanish)
 
 
-RIGS = {"local": local, "qemu_user": qemu_user, "ssh": ssh}
+def tree(root: int) -> list[int]:
+    """A process and all that descend from it, innermost last."""
+    found, more = [], [root]
+    while more:
+        found += more
+        more = _children(more)
+    return found
+
+
+def kill_tree(root: subprocess.Popen[bytes]) -> None:
+    for pid in reversed(tree(root.pid)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    root.wait()
+
+
+@contextlib.contextmanager
+def tvm_server(tmp_path: Path, *options: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """TVM's own RPC server on loopback."""
+    port = free_port()
+    with (tmp_path / "server.log").open("ab") as log:
+        server = subprocess.Popen(
+            [*tvm_program("rpc_server"), "--host", "127.0.0.1", "--port", str(port),
+             "--port-end", str(port + 1), *options],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=quiet_environment(),
+        )  # fmt: skip
+    try:
+        while "bind to" not in (tmp_path / "server.log").read_text():
+            assert server.poll() is None, (tmp_path / "server.log").read_text()
+            time.sleep(0.05)
+        yield port, server
+    finally:
+        kill_tree(server)
+
+
+def tvm_program(name: str) -> list[str]:
+    """One of TVM's own programs, started without torch, whose import takes seconds."""
+    code = "import runpy, sys; sys.modules['torch'] = None; runpy.run_module(sys.argv.pop(1), " \
+           "run_name='__main__', alter_sys=True)"  # fmt: skip
+    return [sys.executable, "-c", code, f"tvm.exec.{name}"]
+
+
+def quiet_environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+
+
+@contextlib.contextmanager
+def tvm_rpc(tmp_path: Path, needs_tool: NeedsTool) -> Iterator[Rig]:
+    program = build(needs_tool("gcc"), tmp_path / "program")
+    with tvm_server(tmp_path) as (port, server):
+        yield Rig(
+            lambda: open_link(
+                devices.load("local"), host=f"127.0.0.1:{port}", transport="tvm_rpc"
+            ),
+            program, lambda: kill_tree(server), single=True,
+        )  # fmt: skip
+
+
+RIGS = {"local": local, "qemu_user": qemu_user, "ssh": ssh, "tvm_rpc": tvm_rpc}
 
 
 def host_only() -> None:

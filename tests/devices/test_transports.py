@@ -180,25 +180,6 @@ def _alive(pid: int) -> bool:
     return text.rpartition(")")[2].split()[0] != "Z"
 
 
-def test_the_work_folder_is_private_and_goes(rig: Rig, tmp_path: Path) -> None:
-    source = tmp_path / "data"
-    source.write_bytes(os.urandom(100_000) + b"\r\n\0\xff")
-    with rig.open() as link:
-        path = rig.work(link.push(source, "data.bin"))
-        folder = path.parent
-        assert path.read_bytes() == source.read_bytes()
-        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-        assert not path.stat().st_mode & 0o111
-        link.push(source, "run.me", executable=True)
-        assert (folder / "run.me").stat().st_mode & 0o100
-        if rig.shell:
-            assert list(link.run(["/bin/pwd"])) == [str(folder)]
-        with rig.open() as other:
-            assert rig.work(other.push(source, "data.bin")).parent != folder
-    assert not folder.exists()
-    link.close()  # a second time does nothing
-
-
 def test_pushing_again_replaces(rig: Rig, link: Link, program: str, tmp_path: Path) -> None:
     source = tmp_path / "data"
     source.write_text("one, and longer")
@@ -242,6 +223,30 @@ def test_facts(rig: Rig, link: Link) -> None:
         assert facts.cores is not None and facts.cores >= 1
         assert facts.kernel and facts.memory_bytes and facts.memory_bytes > 1 << 26
         assert facts.libc
+
+
+def test_the_work_folder_is_private_and_goes(
+    rig: Rig, shared: tuple[Link, str], tmp_path: Path
+) -> None:
+    source = tmp_path / "data"
+    source.write_bytes(os.urandom(100_000) + b"\r\n\0\xff")
+    if rig.single:
+        shared[0].close()
+    with rig.open() as link:
+        path = rig.work(link.push(source, "data.bin"))
+        folder = path.parent
+        assert path.read_bytes() == source.read_bytes()
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert not path.stat().st_mode & 0o111
+        link.push(source, "run.me", executable=True)
+        assert (folder / "run.me").stat().st_mode & 0o100
+        if rig.shell:
+            assert list(link.run(["/bin/pwd"])) == [str(folder)]
+        if not rig.single:
+            with rig.open() as other:
+                assert rig.work(other.push(source, "data.bin")).parent != folder
+    assert not folder.exists()
+    link.close()  # a second time does nothing
 
 
 def test_the_board_vanishes(rig: Rig) -> None:
