@@ -15,7 +15,7 @@ from pathlib import Path
 
 from edgeopt.codegen import machines, names, stack, toolchain
 from edgeopt.codegen.carrays import c_type, dtype_of
-from edgeopt.codegen.emit import render_template
+from edgeopt.codegen.emit import render_template, runtime_file
 from edgeopt.codegen.machines import Machine
 from edgeopt.codegen.machines.image import SECTION_FLAGS
 from edgeopt.codegen.testvectors import TestVectors, unpack
@@ -216,6 +216,29 @@ def _variables(image: machines.Image) -> int:
     )
 
 
+def build_bench(
+    files: Mapping[str, bytes], net: FirmwareNet, machine: Machine, compiler: Compiler, work: Path
+) -> Path:
+    """The bench firmware of a bundle, for an emulated machine; an ELF file in ``work``.
+
+    Raises:
+        ToolError: the compiler fails.
+    """
+    work = work.resolve()
+    library = _Library(files, net, compiler, work)
+    place = work / "bench"
+    place.mkdir(exist_ok=True)
+    names_of = ("edgeopt_line", "edgeopt_counter")
+    for name in (f"{stem}.{end}" for stem in names_of for end in "ch"):
+        (place / name).write_bytes(runtime_file(name))
+    (place / "bench.c").write_bytes(render_template("firmware_bench.c.j2", net=net))
+    sources = [place / f"{stem}.c" for stem in ("bench", *names_of)]
+    return machines.build(
+        machine, sources, place, name="bench", includes=(place, *library.includes), flags=FLAGS,
+        objects=[library.profiled(), *library.objects], compiler=compiler,
+    ).path  # fmt: skip
+
+
 class _Library:
     """The objects of a bundle's library, and programs linked with them."""
 
@@ -246,12 +269,16 @@ class _Library:
         )  # fmt: skip
         return target
 
+    def profiled(self) -> Path:
+        """The runner with the hooks that say when a kernel ends."""
+        return self._compile(self.runner, {f"{self.net.macro}_PROFILE": "1"})
+
     def image(
         self, machine: Machine, main: Path, name: str, *, profiled: bool = False
     ) -> machines.Image:
         """A program of ``main`` and the library."""
         defines = {f"{self.net.macro}_PROFILE": "1"} if profiled else {}
-        runner = self._compile(self.runner, defines) if profiled else self.plain
+        runner = self.profiled() if profiled else self.plain
         return machines.build(
             machine, [main], self.work / name, name=name, includes=self.includes, defines=defines,
             flags=FLAGS, objects=[runner, *self.objects], compiler=self.compiler,

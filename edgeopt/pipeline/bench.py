@@ -18,6 +18,7 @@ from edgeopt.codegen.names import identifier
 from edgeopt.codegen.verify import Engine, Missing
 from edgeopt.core.errors import BoardError, InputError
 from edgeopt.pipeline import bundle
+from edgeopt.pipeline.manifest import load_bundle
 
 #: Turns between the engines when they are compared: a drift of the machine hits both.
 TURNS = 10
@@ -126,6 +127,16 @@ def bench_bundle(
             text = verify.run_program(engine, paths["bench_kernels"], arguments)
             timed = _kernels(json.loads(text), [k.name for k in manifest.kernels])
     return BenchResult(tuple(engines), timed, ratio)
+
+
+def is_firmware(folder: Path) -> bool:
+    """Whether a bundle is for a microcontroller.
+
+    Raises:
+        InputError: no bundle, or one that was changed.
+    """
+    device = load_bundle(folder).device
+    return device != "local" and devices.load(device).kind == "firmware"
 
 
 def run_bench(engine: Engine, program: Path, runs: int, options: Sequence[str] = ()) -> list[float]:

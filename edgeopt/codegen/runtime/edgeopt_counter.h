@@ -28,7 +28,7 @@ uint32_t edgeopt_counter_between(const edgeopt_counter *counter, uint32_t begin,
 
 /* Executes so many instructions, give or take five: with an emulator's counter this tells what one
  * instruction is. */
-#define EDGEOPT_COUNTER_LOOP 20000u
+#define EDGEOPT_COUNTER_LOOP 200000u
 void edgeopt_counter_loop(void);
 
 #ifdef __cplusplus
