@@ -46,6 +46,10 @@ def run(
     ] = 1,
     seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
+    any_table: Annotated[
+        bool,
+        typer.Option("--any-table", help="Use a table of other code, governor or threads too."),
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse kernels the latency table does not hold.")
     ] = False,
@@ -99,6 +103,7 @@ def run(
         seed=seed,
         force=force,
         strict=strict,
+        any_table=any_table,
         tune=tune,
         dump_dir=dump_dir,
         cache=cache,

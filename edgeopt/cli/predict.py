@@ -31,6 +31,10 @@ def run(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse kernels the latency table does not hold.")
     ] = False,
+    any_table: Annotated[
+        bool,
+        typer.Option("--any-table", help="Use a table of other code, governor or threads too."),
+    ] = False,
     runtime: Annotated[
         str,
         typer.Option(
@@ -55,6 +59,7 @@ def run(
         strict=strict,
         profile_dirs=tuple(profile_dir or ()),
         runtime=runtime,
+        any_table=any_table,
     )
     if as_json:
         document = msgspec.json.encode(prediction, order="deterministic")

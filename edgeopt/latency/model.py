@@ -270,6 +270,9 @@ class TableModel:
 
     def _how(self, kernels: int, measured: int) -> str:
         text = f"sum of {kernels} kernels, {measured} measured"
+        although = self.table.conditions.get("accepted_although")
+        if although is not None:
+            text += f", by a table that was asked for although {although}"
         calibration, truth = self.table.calibration, self.table.truth
         if truth is not None:
             return (

@@ -7,19 +7,23 @@ beside the profile, what was learnt under another runtime, the profile's facts a
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InputError, suggest
 from edgeopt.core.estimates import LatencyModel
 from edgeopt.latency.analytic import FILE_NAME, load_analytic
+from edgeopt.latency.conditions import UNKNOWN, Monitor, local_reader
 from edgeopt.latency.corefile import SUFFIX as FIT_SUFFIX
 from edgeopt.latency.corefile import file_name, load_fit
 from edgeopt.latency.coremodel import CoreFit, CoreModel, core_model
 from edgeopt.latency.table import SUFFIX, LatencyTable, load_table
 
 RUNTIME = "edgeopt"
+#: The condition that says why a table would have been refused, had it not been asked for.
+ACCEPTED = "accepted_although"
 #: Runtimes that edgeopt measures itself: they can be estimated on any device.
 RUNTIMES = (RUNTIME, "onnxruntime")
 
@@ -54,14 +58,82 @@ def find_table(
     runtime: str = RUNTIME,
     runtime_version: str | None = None,
     threads: int = 1,
+    any_table: bool = False,
 ) -> LatencyTable | None:
     """The device's measured table: in ``table_dirs``, the user's cache, or beside the profile.
 
-    A table of another ``runtime_version`` than asked for timed other code, and is passed over.
+    A table of another ``runtime_version`` than asked for timed other code, one of another governor
+    another clock: they are passed over (`refused_tables` names them).
+
+    Args:
+        profile: the device.
+        table_dirs: folders that are looked into first.
+        runtime: what runs the kernels.
+        runtime_version: of it; None takes any.
+        threads: that networks use.
+        any_table: take such a table too, or one of another number of threads, where there is no
+            better one; its conditions then say why it would have been refused.
 
     Raises:
         InputError: a table is there but broken, or was measured on another device.
     """
+    unsuited: list[tuple[LatencyTable, str]] = []
+    for _, table in _tables(profile, table_dirs, runtime, threads):
+        why = unsuited_because(table, profile, runtime_version)
+        if not why:
+            return table
+        unsuited.append((table, why))
+    if not any_table:
+        return None
+    for others in range(1, 65):
+        if others != threads:
+            for _, table in _tables(profile, table_dirs, runtime, others):
+                unsuited.append((table, f"it is of {others} threads, not {threads}"))
+    if not unsuited:
+        return None
+    table, why = unsuited[0]
+    return replace(table, conditions={**table.conditions, ACCEPTED: why})
+
+
+def refused_tables(
+    profile: DeviceProfile,
+    table_dirs: Sequence[Path] = (),
+    *,
+    runtime: str = RUNTIME,
+    runtime_version: str | None = None,
+    threads: int = 1,
+) -> list[tuple[Path, str]]:
+    """Tables of the device that `find_table` passes over, each with the reason."""
+    found = []
+    for path, table in _tables(profile, table_dirs, runtime, threads):
+        why = unsuited_because(table, profile, runtime_version)
+        if why:
+            found.append((path, why))
+    return found
+
+
+def unsuited_because(
+    table: LatencyTable, profile: DeviceProfile, runtime_version: str | None
+) -> str:
+    """Why a table does not say how fast the device is now; empty if nothing speaks against it."""
+    if runtime_version not in (None, table.runtime_version):
+        return f"it timed {table.runtime} {table.runtime_version}, now it is {runtime_version}"
+    if profile.folder is None:
+        now = local_governor()
+        then = table.conditions.get("governor", UNKNOWN)
+        if UNKNOWN not in (now, then) and now != then:
+            return f"it was measured under the governor {then}, now it is {now}"
+    return ""
+
+
+def local_governor() -> str:
+    """The frequency governor of this machine."""
+    return Monitor(local_reader()).facts()["governor"]
+
+
+def _tables(
+    profile: DeviceProfile, table_dirs: Sequence[Path], runtime: str, threads: int
+) -> Iterator[tuple[Path, LatencyTable]]:
     folders = [*table_dirs, user_table_dir()]
     if profile.folder is not None:
         folders.append(profile.folder)
@@ -81,9 +153,7 @@ def find_table(
                 f"the table was measured for another version of device {profile.name}",
                 where=str(path), hint="measure it again with `edgeopt profile`, or remove it",
             )  # fmt: skip
-        if runtime_version in (None, table.runtime_version):
-            return table
-    return None
+        yield path, table
 
 
 def load_model(
@@ -94,20 +164,31 @@ def load_model(
     runtime: str = RUNTIME,
     runtime_version: str | None = None,
     threads: int = 1,
+    any_table: bool = False,
 ) -> LatencyModel:
     """The best model there is: from a measured table, else from the profile's cost figures.
 
     Raises:
-        InputError: neither exists; or ``strict`` and there is no measured table.
+        InputError: neither exists; or ``strict`` and there is no measured table, or only one that
+            says nothing of the device as it is now and was not asked for with ``any_table``.
     """
     table = find_table(
-        profile, table_dirs, runtime=runtime, runtime_version=runtime_version, threads=threads
-    )
+        profile, table_dirs, runtime=runtime, runtime_version=runtime_version, threads=threads,
+        any_table=any_table,
+    )  # fmt: skip
     if table is not None:
         from edgeopt.latency.model import TableModel
 
         return TableModel(table, strict=strict)
     if strict:
+        refused = refused_tables(
+            profile, table_dirs, runtime=runtime, runtime_version=runtime_version, threads=threads
+        )
+        for path, why in refused:
+            raise InputError(
+                f"the measured latency table does not hold any more: {why}", where=str(path),
+                hint="measure again with `edgeopt profile`, or take it as it is with --any-table",
+            )  # fmt: skip
         raise InputError(
             "no measured latency table exists", where=f"device {profile.name}",
             hint="measure one with `edgeopt profile`, or leave out --strict to use estimates",

@@ -62,6 +62,7 @@ class CompileRequest:
         threads: that an inference may use at most.
         force: replace an existing bundle.
         strict: refuse kernels that the latency table does not hold.
+        any_table: predict from a table of other code, governor or threads too.
         tune: search wide for the tilings of so many of the slowest kernels, by measuring them.
         dump_dir: where every stage's output is written, numbered.
         command: what the manifest calls the command.
@@ -81,6 +82,7 @@ class CompileRequest:
     seed: int = 0
     force: bool = False
     strict: bool = False
+    any_table: bool = False
     tune: int | None = None
     dump_dir: Path | None = None
     cache: bool = True
@@ -196,7 +198,7 @@ def _compile(
     choices = choices_of(profile)
     artifact = make_artifact(final.imported.network, profile.target, choices)
     if request.tune is not None:
-        model = figures.model_for(profile, strict=request.strict)
+        model = figures.model_for(profile, strict=request.strict, any_table=request.any_table)
         keys = artifact.graph.keys
         choices |= tuned(
             keys, profile, model, request.tune, run.cache, lambda text: run.detail("lower", text)
@@ -237,7 +239,7 @@ def _compile(
     run.end("verify", proof.summary, cached=cached)
 
     run.start("bundle")
-    model = figures.model_for(profile, strict=request.strict)
+    model = figures.model_for(profile, strict=request.strict, any_table=request.any_table)
     known = Source.MEASURED if board is None else Source.SIMULATED
     rows = figures.kernel_table(model, artifact, proof.kernel_ns, known)
     manifest = Manifest(

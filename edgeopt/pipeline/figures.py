@@ -148,6 +148,6 @@ def fallback_notes(artifact: Artifact, kernels: Sequence[KernelInfo]) -> tuple[s
     return tuple(notes)
 
 
-def model_for(profile: DeviceProfile, *, strict: bool) -> LatencyModel:
+def model_for(profile: DeviceProfile, *, strict: bool, any_table: bool = False) -> LatencyModel:
     """The device's latency model."""
-    return local_table.model_for(profile, strict=strict)
+    return local_table.model_for(profile, strict=strict, any_table=any_table)

@@ -36,6 +36,7 @@ def model_for(
     strict: bool = False,
     space: SearchSpace | None = None,
     detail: Callable[[str], None] | None = None,
+    any_table: bool = False,
 ) -> LatencyModel:
     """The device's latency model: a table of the code as it is now, else estimates.
 
@@ -45,11 +46,17 @@ def model_for(
         space: what will be searched; with it, a probed device without a table is measured
             briefly, and the table kept.
         detail: told what takes time.
+        any_table: take a table of other code, of another governor or number of threads too.
 
     Raises:
         InputError: ``strict`` and nothing was measured, or a table is broken.
     """
     version = codegen_version()
+    if any_table:
+        return latency.load_model(
+            profile, strict=strict, runtime_version=version, threads=profile.threads,
+            any_table=True,
+        )  # fmt: skip
     measurable = space is not None and profile.folder is None and not strict
     if measurable and latency.find_table(profile, runtime_version=version) is None:
         assert space is not None

@@ -17,10 +17,11 @@ from edgeopt.graph.importer import import_model
 from edgeopt.graph.load import load_model, parse_input_shapes
 from edgeopt.latency.coremodel import CoreModel
 from edgeopt.latency.model import TableModel
-from edgeopt.latency.select import RUNTIME
+from edgeopt.latency.select import RUNTIME, refused_tables
 from edgeopt.latency.work import class_of, weight_bytes
 from edgeopt.pipeline import figures
 from edgeopt.pipeline.artifact import make_artifact
+from edgeopt.pipeline.kernel_store import codegen_version
 from edgeopt.pipeline.manifest import Figure, KernelInfo, Record
 from edgeopt.pipeline.tiles import choices_of
 
@@ -73,6 +74,7 @@ def predict_model(
     strict: bool = False,
     profile_dirs: Sequence[Path] = (),
     runtime: str = RUNTIME,
+    any_table: bool = False,
 ) -> Prediction:
     """Latency and memory of a network on a device.
 
@@ -85,6 +87,7 @@ def predict_model(
         profile_dirs: more device profiles.
         runtime: what will run the network: edgeopt's kernels, onnxruntime, or what measurements
             of the device are kept under.
+        any_table: predict from a table of other code, governor or threads where there is no other.
 
     Raises:
         InputError: the model or the device cannot be used.
@@ -97,9 +100,12 @@ def predict_model(
         )
     profile = devices.load(device, profile_dirs)
     if runtime == RUNTIME:
-        predictor = figures.model_for(profile, strict=strict)
+        predictor = figures.model_for(profile, strict=strict, any_table=any_table)
     else:
-        predictor = latency.load_model(profile, runtime=runtime, strict=strict)
+        predictor = latency.load_model(
+            profile, runtime=runtime, runtime_version=_installed(profile, runtime), strict=strict,
+            any_table=any_table,
+        )  # fmt: skip
     imported = import_model(load_model(model, input_shapes=parse_input_shapes(input_shapes)))
     network = imported.network
     integer = any(t.dtype in ("i8", "u8") for t in network.tensors.values())
@@ -107,7 +113,7 @@ def predict_model(
         raise InputError(
             "the network is quantized already", where=str(model), hint="leave out --precision"
         )
-    notes: list[str] = []
+    notes = [] if any_table else _refused(profile, runtime)
     keys: tuple[OpKey, ...]
     if runtime == RUNTIME and (integer or precision != "int8"):
         artifact = make_artifact(network, profile.target, choices_of(profile))
@@ -139,6 +145,26 @@ def predict_model(
         kernels=kernels,
         notes=tuple(notes),
     )
+
+
+def _installed(profile: DeviceProfile, runtime: str) -> str | None:
+    """The version of a runtime that the device has, where that can be told from here."""
+    from importlib import metadata
+
+    if runtime == RUNTIME:
+        return codegen_version()
+    if runtime == "onnxruntime" and profile.folder is None:
+        return metadata.version("onnxruntime")
+    return None
+
+
+def _refused(profile: DeviceProfile, runtime: str) -> list[str]:
+    """Notes on tables that were measured, and are not predicted from."""
+    tables = refused_tables(profile, runtime=runtime, runtime_version=_installed(profile, runtime))
+    return [
+        f"a measured table was not used: {why}; measure again, or ask for it with --any-table"
+        for _, why in tables
+    ]
 
 
 def graph_for(

@@ -134,7 +134,7 @@ def _from_zoo(
 
     entry = zoo.load(request.supernet)
     model = model_for(
-        profile, strict=request.strict, space=entry.space,
+        profile, strict=request.strict, any_table=request.any_table, space=entry.space,
         detail=lambda text: detail("search", text),
     )  # fmt: skip
     inputs = {
