@@ -122,6 +122,7 @@ def profile_device(
     clock: Callable[[], float] = time.monotonic,
     monitor: Monitor | None = None,
     sleep: Callable[[float], None] = time.sleep,
+    keep: bool = False,
 ) -> Result:
     """Measure ``keys`` on a device.
 
@@ -138,6 +139,7 @@ def profile_device(
         clock: seconds that pass, for the budget.
         monitor: watches the board; this machine by default.
         sleep: waits for a board to cool.
+        keep: leave the journal in place: more kernels follow.
 
     Raises:
         InputError: nothing can be measured, or the journal cannot be used.
@@ -162,7 +164,7 @@ def profile_device(
         skipped.update((k, why) for k, why in journal.skipped.items() if k in set(wanted))
         todo = [key for key in wanted if key not in skipped]
         if not todo:
-            journal.close(remove=not journal.windows)
+            journal.close(remove=not journal.windows and not keep)
             raise _nothing(wanted, skipped, profile.name)
         facts = {"measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
         facts.update(monitor.facts())
@@ -180,7 +182,7 @@ def profile_device(
         journal.close(remove=False)
         raise
     unfinished = tuple(k for k in todo if len(journal.windows.get(k, ())) < protocol.min_windows)
-    journal.close(remove=not unfinished)
+    journal.close(remove=not unfinished and not keep)
     entries = {
         key: summarise([window.samples_ns for window in journal.windows[key]])
         for key in todo

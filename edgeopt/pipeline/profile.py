@@ -185,6 +185,7 @@ def profile(request: ProfileRequest, progress: Progress = no_progress) -> Profil
         known = _known(request, device, meter, path)
         todo = tuple(key for key in keys if known is None or key not in known.entries)
         notes = path.with_name(path.name + ".tiles")
+        journal = path.with_name(path.name + ".journal")
         if programs is not None:
             programs.fallbacks = {key: kernel for key, kernel in keys.items() if kernel is not None}
             _remember(programs, request, known, notes)
@@ -197,23 +198,24 @@ def profile(request: ProfileRequest, progress: Progress = no_progress) -> Profil
         if todo:
             progress("start", {"stage": "measure"})
             result = profile_device(
-                device, todo, meter, path.with_name(path.name + ".journal"),
-                resume=request.resume, budget_s=request.budget_s, monitor=board.monitor,
-                progress=_telling(board, progress),
+                device, todo, meter, journal, resume=request.resume,
+                budget_s=request.budget_s, monitor=board.monitor,
+                progress=_telling(board, progress), keep=True,
             )  # fmt: skip
             told = {**result.table.conditions, **settle(board, meter)}
             result.table = replace(result.table, conditions=told)
             if programs is not None:
                 result.table = _with_choices(result.table, programs.choices)
-            if not result.unfinished:
-                notes.unlink(missing_ok=True)
             progress("end", {"stage": "measure", "text": _measured(result)})
         table = _joined(known, result)
+        table.save(path)  # before its journal goes, and whatever becomes of whole networks
+        if result is None or not result.unfinished:
+            journal.unlink(missing_ok=True)
+            notes.unlink(missing_ok=True)
 
         progress("start", {"stage": "networks"})
         times: dict[str, tuple[tuple[OpKey, ...], float]] = {}
         if space is not None and request.networks and programs is not None:
-            table.save(path)  # a network that cannot be timed does not cost the kernels
             times = network_times(request, space, programs, request.networks, progress, board=board)
             table = _calibrate(table, times)
         progress("end", {"stage": "networks", "text": _calibrated(table.calibration)})
