@@ -24,6 +24,9 @@ from typing import Literal
 from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.kernels import OpKey
 
+#: An `ordered_pixels` of kernels that may overwrite their input in place, but not run into it.
+SAME_PLACE = -1
+
 ArgKind = Literal["input", "residual", "const", "output", "scratch", "part"]
 
 
@@ -47,7 +50,9 @@ class KernelFunction:
     output rows, in whatever order inside a row, states the row's width; one that finishes two rows
     at a time, twice that; one that handles two pixels at a time with all their channels, 2. Reading
     earlier, into registers or scratch, is always allowed; so is reading bytes that are not used.
-    0 promises nothing. The C of such a kernel has no ``restrict`` on input 0 or the output.
+    0 promises nothing; `SAME_PLACE` that the output may lie exactly where input 0 of as many bytes
+    lies, as with kernels that finish some channels of all pixels before others. The C of such a
+    kernel has no ``restrict`` on input 0 or the output.
     """
 
     key: OpKey

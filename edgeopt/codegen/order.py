@@ -96,7 +96,7 @@ def _facts(graph: KernelGraph, scratch: Sequence[int], ordered: Sequence[int]) -
         producer[output] = index
         writes.append(None if output in callers else output)
         size = graph.tensors[output].size_bytes
-        places = overwritable(kernel)
+        places = overwritable(kernel, ordered[index])
         over.append(
             tuple(
                 roots[place]

@@ -74,7 +74,7 @@ def _lifetimes(
         roots = [aliases.get(name, name) for name in kernel.inputs]
         dying = [root not in external and last[root] == index for root in roots]
         places = []
-        for position in overwritable(kernel):
+        for position in overwritable(kernel, ordered[index]):
             root = roots[position]
             if not dying[position] or found.sizes[root] != size:
                 continue

@@ -53,8 +53,8 @@ def check_plan(
             if high.first > low.last or low.first > high.last:
                 continue
             if (
-                _written_over(graph, low, high)
-                or _written_over(graph, high, low)
+                _written_over(graph, ordered, low, high)
+                or _written_over(graph, ordered, high, low)
                 or _runs_into(graph, ordered, low, high)
             ):
                 continue
@@ -77,7 +77,7 @@ def _expected(graph: KernelGraph, scratch: Sequence[int]) -> dict[str, tuple[int
     return found
 
 
-def _written_over(graph: KernelGraph, dying: Buffer, born: Buffer) -> bool:
+def _written_over(graph: KernelGraph, ordered: Sequence[int], dying: Buffer, born: Buffer) -> bool:
     """Whether ``born`` is the output that a kernel may write over its dying input."""
     if dying.last != born.first or dying.offset_bytes != born.offset_bytes:
         return False
@@ -90,12 +90,12 @@ def _written_over(graph: KernelGraph, dying: Buffer, born: Buffer) -> bool:
         for position, name in enumerate(kernel.inputs)
         if graph.aliases.get(name, name) == dying.name
     ]
-    return bool(places) and set(places) <= set(overwritable(kernel))
+    return bool(places) and set(places) <= set(overwritable(kernel, ordered[born.first]))
 
 
 def _runs_into(graph: KernelGraph, ordered: Sequence[int], out: Buffer, read: Buffer) -> bool:
     """Whether ``out`` lies below an input that its kernel reads ahead of what it writes."""
-    if out.first != read.last or out.first == read.first or not ordered[out.first]:
+    if out.first != read.last or out.first == read.first or ordered[out.first] <= 0:
         return False
     kernel = graph.kernels[out.first]
     roots = [graph.aliases.get(name, name) for name in kernel.inputs]

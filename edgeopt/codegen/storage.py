@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 
+from edgeopt.codegen.abi import SAME_PLACE
 from edgeopt.core.kernels import Kernel, KernelGraph, OpKey
 from edgeopt.core.network import DTYPE_BYTES
 
@@ -20,14 +21,16 @@ def scratch_name(kernel: str) -> str:
     return f"scratch:{kernel}"
 
 
-def overwritable(kernel: Kernel) -> tuple[int, ...]:
+def overwritable(kernel: Kernel, ordered_pixels: int = 0) -> tuple[int, ...]:
     """Positions of the inputs that a kernel's output may share storage with.
 
     An elementwise kernel may write over an operand of the output's shape and type; a convolution
-    or linear layer may write over the residual, which it reads where it writes, but never over
-    the map whose neighbours it still needs.
+    or linear layer may write over the residual, which it reads where it writes, but not over
+    the map whose neighbours it still needs, unless it promises so (`abi.SAME_PLACE`).
     """
     key = kernel.key
+    if ordered_pixels == SAME_PLACE:
+        return (0,)
     if key.residual:
         return (len(kernel.inputs) - 1,)
     if key.op not in _ELEMENTWISE or key.dtype != key.out_dtype:

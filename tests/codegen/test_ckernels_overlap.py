@@ -17,6 +17,7 @@ import pytest
 from kernel_harness import DTYPES, aligned
 
 from edgeopt.codegen import ckernels
+from edgeopt.codegen.abi import SAME_PLACE
 from edgeopt.codegen.storage import overlap_distance
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.target import TargetSpec
@@ -37,7 +38,7 @@ def promising(target: TargetSpec) -> dict[OpKey, int]:
         template = ckernels.find(whole, target)
         if template is not None:
             ordered = template.function(whole, target).ordered_pixels
-            distance = overlap_distance(whole, ordered)
+            distance = 0 if ordered == SAME_PLACE else overlap_distance(whole, ordered)
             if distance is not None:
                 found[whole] = distance
     return found

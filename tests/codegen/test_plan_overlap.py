@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from networks import Builder
 
+from edgeopt.codegen.abi import SAME_PLACE
 from edgeopt.codegen.lower import lower
 from edgeopt.codegen.order import order_for_memory
 from edgeopt.codegen.plan import plan
@@ -87,3 +88,20 @@ def test_a_plan_below_what_was_proven_is_not_believed() -> None:
 def test_exact_plans_are_the_same_every_time() -> None:
     graph = chain()
     assert plan(graph, exact=True) == plan(graph, exact=True)
+
+
+def test_an_output_that_takes_exactly_its_inputs_place() -> None:
+    b = Builder(0, integer=True)
+    x = b.conv(b.input(1, 8, 8, 8), 16, 3)
+    graph = lower(b.network(b.gap(b.depthwise(x))))
+    ordered = [0, SAME_PLACE, 0]
+    planned = plan(graph, (), 16, ordered_pixels=ordered, exact=True)
+    check_plan(graph, planned, (), ordered)
+    assert planned.arena_bytes == 8 * 8 * 16
+    lower_by_a_row = tuple(
+        replace(buffer, offset_bytes=128 if buffer.first == 0 else buffer.offset_bytes)
+        for buffer in planned.buffers
+    )
+    moved = replace(planned, buffers=lower_by_a_row, arena_bytes=planned.arena_bytes + 128)
+    with pytest.raises(PlanError, match="overlap while both are live"):
+        check_plan(graph, moved, (), ordered)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from edgeopt.codegen.abi import SAME_PLACE
 from edgeopt.codegen.ckernels.isa import isa_of
 from edgeopt.codegen.ckernels.template import (
     CTemplate,
@@ -15,6 +16,7 @@ from edgeopt.codegen.ckernels.template import (
     looked_up,
     requantization,
 )
+from edgeopt.codegen.cstorage import ACTIVATION_ALIGNMENT_BYTES
 from edgeopt.codegen.schedules.template import Const
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.network import Array
@@ -45,6 +47,17 @@ class Depthwise(CTemplate):
     """Any depthwise convolution without dilation."""
 
     name = "c_depthwise_dsp"
+
+    def ordered_pixels(self, key: OpKey, target: TargetSpec) -> int:
+        """Four channels of all lines come before the next four.
+
+        So an output may lie only where its own channel's inputs lay: in place, or anywhere below
+        if pixels are as wide as buffers are aligned; then rows are finished in order.
+        """
+        if key.in_shape == key.out_shape:
+            return SAME_PLACE
+        meets_itself = ACTIVATION_ALIGNMENT_BYTES % key.out_shape[-1] == 0
+        return key.out_shape[1] if meets_itself and not by_columns(key) else 0
 
     def consts(self, key: OpKey, target: TargetSpec) -> tuple[Const, ...]:
         """Weights, biases and multipliers, and the table of an activation."""
