@@ -48,7 +48,8 @@ TOOLS := cmake:cmake gcc:gcc clang:clang qemu-aarch64:qemu-user \
 	arm-none-eabi-gcc:gcc-arm-none-eabi arm-none-eabi-gcc:libnewlib-arm-none-eabi \
 	riscv64-unknown-elf-gcc:gcc-riscv64-unknown-elf \
 	riscv64-unknown-elf-gcc:picolibc-riscv64-unknown-elf \
-	qemu-system-arm:qemu-system-arm qemu-system-riscv32:qemu-system-misc
+	qemu-system-arm:qemu-system-arm qemu-system-riscv32:qemu-system-misc \
+	/usr/sbin/sshd:openssh-server ssh-keygen:openssh-client adb:adb
 tools:
 	@missing=""; for pair in $(TOOLS); do \
 	  command -v $${pair%%:*} >/dev/null 2>&1 || missing="$$missing $${pair##*:}"; done; \

@@ -119,7 +119,10 @@ def _children(parents: list[int]) -> list[int]:
 def ssh_board(
     tmp_path: Path, needs_tool: NeedsTool, *, limits: str = "MaxSessions 6\n"
 ) -> Iterator[SshBoard]:
-    sshd, keygen = needs_tool("sshd"), needs_tool("ssh-keygen")
+    with pytest.MonkeyPatch.context() as patch:  # not on everybody's path
+        patch.setenv("PATH", f"{os.environ['PATH']}:/usr/sbin")
+        sshd = needs_tool("sshd")
+    keygen = needs_tool("ssh-keygen")
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # where it puts its unprivileged half
     ssh = tmp_path / "home" / ".ssh"
@@ -234,7 +237,54 @@ def tvm_rpc(tmp_path: Path, needs_tool: NeedsTool) -> Iterator[Rig]:
         )  # fmt: skip
 
 
-RIGS = {"local": local, "qemu_user": qemu_user, "ssh": ssh, "tvm_rpc": tvm_rpc}
+@contextlib.contextmanager
+def adb_server(tmp_path: Path, needs_tool: NeedsTool) -> Iterator[int]:
+    """A real adb server of its own, without the devices of this machine."""
+    port = free_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(tmp_path))
+        patch.setenv("ANDROID_ADB_SERVER_PORT", str(port))
+        patch.setenv("ADB_MDNS", "0")
+        with (tmp_path / "adb.log").open("ab") as log:
+            server = subprocess.Popen(
+                [needs_tool("adb"), "-P", str(port), "nodaemon", "server"],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+        try:
+            wait_for_port(port, server)
+            yield port
+        finally:
+            kill_tree(server)
+
+
+@contextlib.contextmanager
+def android(features: str = "shell_v2,cmd") -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """What stands in for a device; its serial number."""
+    port = free_port()
+    device = subprocess.Popen(
+        [sys.executable, str(Path(__file__).parent / "fake_adbd.py"), str(port), features],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert device.stdout is not None
+        assert device.stdout.readline() == b"ready\n"
+        yield f"127.0.0.1:{port}", device
+    finally:
+        kill_tree(device)
+        device.stdout.close()
+
+
+@contextlib.contextmanager
+def adb(tmp_path: Path, needs_tool: NeedsTool) -> Iterator[Rig]:
+    program = build(needs_tool("gcc"), tmp_path / "program")
+    with adb_server(tmp_path, needs_tool), android() as (serial, device):
+        yield Rig(
+            lambda: open_link(devices.load("rpi4"), host=serial, transport="adb"),
+            program, lambda: kill_tree(device), signals=False,
+        )  # fmt: skip
+
+
+RIGS = {"local": local, "qemu_user": qemu_user, "ssh": ssh, "adb": adb, "tvm_rpc": tvm_rpc}
 
 
 def host_only() -> None:

@@ -78,6 +78,7 @@ class SerialLink:
             BoardUnreachable: it cannot be opened.
             ToolError: pyserial is missing.
         """
+        _pyserial()
         if not endpoint.port:
             raise InputError(
                 "which serial port is the board on?", where="--port", hint=_ports_hint()
