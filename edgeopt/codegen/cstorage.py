@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from edgeopt.codegen import names
 from edgeopt.codegen.abi import Arg
-from edgeopt.codegen.carrays import c_type
+from edgeopt.codegen.carrays import BYTES, c_type
 from edgeopt.core.kernels import KernelGraph, MemoryPlan
 
 #: Alignment of activations that kernels rely on (see `codegen.abi`).
@@ -78,10 +78,12 @@ class CStorage:
         root = self.root(tensor)
         if arg.kind == "output" and root in self._read_only:
             raise ValueError(f"a kernel writes into the network's input {root!r}")
+        begins = self._graph.offsets.get(tensor, 0)
         if root in self._external:
-            return self._external[root]
+            elements = begins // BYTES[self._graph.tensors[root].dtype]
+            return self._external[root] + (f" + {elements}" if elements else "")
         const = "" if arg.kind == "output" else "const "
-        offset = self.offset(root, declared.size_bytes)
+        offset = self.offset(root, begins + declared.size_bytes) + begins
         return f"AT({const}{c_type(arg.dtype)}, {offset})"
 
     def offset(self, name: str, size_bytes: int) -> int:

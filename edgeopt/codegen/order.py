@@ -50,7 +50,11 @@ def order_for_memory(
         graph: kernels in any valid order.
         scratch_bytes: working memory of each kernel, by name or in the graph's order.
         ordered_pixels: what each kernel promises of its order (`KernelFunction.ordered_pixels`).
+
+    A graph that runs in patches stays as it is: they are in order already.
     """
+    if graph.offsets:
+        return graph
     scratch = by_kernel(graph, scratch_bytes, "scratch sizes")
     facts = _facts(graph, scratch, by_kernel(graph, ordered_pixels, "promises of order"))
     count = len(graph.kernels)

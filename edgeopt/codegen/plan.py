@@ -57,7 +57,8 @@ def _lifetimes(
     for index, kernel in enumerate(graph.kernels):
         for name in kernel.inputs:
             last[aliases.get(name, name)] = index
-        last.setdefault(aliases.get(kernel.output, kernel.output), index)
+        output = aliases.get(kernel.output, kernel.output)
+        last[output] = max(last.get(output, index), index)
     found = _Lifetimes({}, {}, {}, {})
     for index, kernel in enumerate(graph.kernels):
         if scratch[index]:
@@ -65,14 +66,19 @@ def _lifetimes(
             found.sizes[name] = scratch[index]
             found.spans[name] = (_round_up(scratch[index], alignment), index, index)
         output = aliases.get(kernel.output, kernel.output)
-        if output in external:
-            continue
+        if output in external or output in found.spans:
+            continue  # the caller's, or written part by part
         tensor = tensors[output]
         size = _tensor_bytes(tensor.shape, tensor.dtype)
         found.sizes[output] = size
         found.spans[output] = (_round_up(size, alignment), index, last[output])
+        if kernel.output in graph.offsets:
+            continue
         roots = [aliases.get(name, name) for name in kernel.inputs]
-        dying = [root not in external and last[root] == index for root in roots]
+        dying = [
+            root not in external and last[root] == index and name not in graph.offsets
+            for name, root in zip(kernel.inputs, roots, strict=True)
+        ]
         places = []
         for position in overwritable(kernel, ordered[index]):
             root = roots[position]

@@ -8,6 +8,9 @@ from edgeopt.codegen.storage import by_kernel, overwritable, scratch_name
 from edgeopt.core.kernels import Buffer, KernelGraph, MemoryPlan, OpKey
 from edgeopt.core.network import DTYPE_BYTES
 
+#: What parts of tensors are aligned to: what kernels rely on.
+PART_ALIGNMENT_BYTES = 16
+
 
 class PlanError(ValueError):
     """A memory plan that would corrupt data."""
@@ -31,6 +34,7 @@ def check_plan(
     if len(buffers) != len(planned.buffers):
         raise PlanError("a buffer is placed twice")
     ordered = by_kernel(graph, ordered_pixels, "promises of order")
+    _check_parts(graph)
     expected = _expected(graph, by_kernel(graph, scratch_bytes, "scratch sizes"))
     if buffers.keys() != expected.keys():
         odd = sorted(buffers.keys() ^ expected.keys())
@@ -63,6 +67,18 @@ def check_plan(
         raise PlanError(f"{planned.arena_bytes} bytes are fewer than were proven to be needed")
 
 
+def _check_parts(graph: KernelGraph) -> None:
+    """Parts lie in what they are parts of, and kernels can be handed them."""
+    for name, offset in graph.offsets.items():
+        whole = graph.tensors[graph.aliases[name]]
+        if offset < 0 or offset + graph.tensors[name].size_bytes > whole.size_bytes:
+            raise PlanError(f"{name}: lies outside {whole.name}")
+        if offset % PART_ALIGNMENT_BYTES:
+            raise PlanError(f"{name}: begins at byte {offset} of {whole.name}, not aligned")
+        if whole.name in graph.aliases:
+            raise PlanError(f"{name}: is a part of an alias")
+
+
 def _expected(graph: KernelGraph, scratch: Sequence[int]) -> dict[str, tuple[int, set[int]]]:
     """Every buffer that must be placed: its bytes, and the kernels it is in use at."""
     callers = {graph.aliases.get(name, name) for name in (*graph.inputs, *graph.outputs)}
@@ -82,6 +98,8 @@ def _written_over(graph: KernelGraph, ordered: Sequence[int], dying: Buffer, bor
     if dying.last != born.first or dying.offset_bytes != born.offset_bytes:
         return False
     kernel = graph.kernels[born.first]
+    if any(name in graph.offsets for name in (*kernel.inputs, kernel.output)):
+        return False
     root = graph.aliases.get(kernel.output, kernel.output)
     if root != born.name or dying.size_bytes != born.size_bytes:
         return False
@@ -102,6 +120,8 @@ def _runs_into(graph: KernelGraph, ordered: Sequence[int], out: Buffer, read: Bu
     if graph.aliases.get(kernel.output, kernel.output) != out.name:
         return False
     if roots[0] != read.name or roots.count(read.name) > 1:
+        return False
+    if kernel.inputs[0] in graph.offsets or kernel.output in graph.offsets:
         return False
     # From the last block to the first: `wanted` is the first byte that is still to be read.
     wanted = read.offset_bytes + read.size_bytes

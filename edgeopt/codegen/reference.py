@@ -62,19 +62,35 @@ def run_kernels(
     values = _checked(graph.inputs, graph.tensors, inputs)
     shared: dict[str, list[str]] = {}
     for name, root in graph.aliases.items():
-        shared.setdefault(root, []).append(name)
+        if name not in graph.offsets:
+            shared.setdefault(root, []).append(name)
 
     def store(name: str, array: Numbers) -> None:
         values[name] = array
         for alias in shared.get(name, ()):
             values[alias] = array.reshape(graph.tensors[alias].shape)
 
+    def part(name: str) -> Numbers:
+        """A part of a tensor that exists, to be read or written."""
+        tensor = graph.tensors[name]
+        first = graph.offsets[name] // DTYPE_BYTES[tensor.dtype]
+        whole = values[graph.aliases[name]].reshape(-1)
+        return whole[first : first + tensor.elements].reshape(tensor.shape)
+
     for name in graph.inputs:
         store(name, values[name])
     for kernel in graph.kernels:
-        arrays = [values[name] for name in kernel.inputs]
+        arrays = [part(n) if n in graph.offsets else values[n] for n in kernel.inputs]
         y = graph.tensors[kernel.output]
-        store(kernel.output, _finish(run_kernel(kernel, arrays, fixed=fixed), y))
+        result = _finish(run_kernel(kernel, arrays, fixed=fixed), y)
+        if kernel.output in graph.offsets:
+            root = graph.aliases[kernel.output]
+            if root not in values:
+                whole = graph.tensors[root]
+                store(root, np.zeros(whole.shape, _NUMPY[whole.dtype]))
+            part(kernel.output)[...] = result
+        else:
+            store(kernel.output, result)
     return values if keep else {name: values[name] for name in graph.outputs}
 
 

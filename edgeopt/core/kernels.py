@@ -224,6 +224,8 @@ class KernelGraph:
     outputs: tuple[str, ...]
     #: tensor -> tensor it shares storage with (reshapes cost nothing)
     aliases: Mapping[str, str] = field(default_factory=dict)
+    #: aliases that are a part of the tensor they share storage with -> where it begins, in bytes
+    offsets: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def keys(self) -> tuple[OpKey, ...]:
