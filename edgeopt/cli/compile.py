@@ -44,6 +44,12 @@ def run(
     threads: Annotated[
         int, typer.Option(min=1, max=16, help="Threads an inference may use at most.")
     ] = 1,
+    patches: Annotated[
+        str,
+        typer.Option(
+            help="Strips of rows the first kernels run in, for less RAM: off, auto, or N."
+        ),
+    ] = "off",
     seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing bundle.")] = False,
     any_table: Annotated[
@@ -100,6 +106,7 @@ def run(
         io=io,
         name=name,
         threads=threads,
+        patches=patches,
         seed=seed,
         force=force,
         strict=strict,

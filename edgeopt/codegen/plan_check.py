@@ -98,13 +98,13 @@ def _written_over(graph: KernelGraph, ordered: Sequence[int], dying: Buffer, bor
     if dying.last != born.first or dying.offset_bytes != born.offset_bytes:
         return False
     kernel = graph.kernels[born.first]
-    if any(name in graph.offsets for name in (*kernel.inputs, kernel.output)):
+    if kernel.output in graph.offsets:
         return False
     root = graph.aliases.get(kernel.output, kernel.output)
     if root != born.name or dying.size_bytes != born.size_bytes:
         return False
     places = [
-        position
+        -1 if name in graph.offsets else position  # a part is never written over
         for position, name in enumerate(kernel.inputs)
         if graph.aliases.get(name, name) == dying.name
     ]

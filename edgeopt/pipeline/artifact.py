@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from edgeopt.codegen import ckernels, runner, schedules
+from edgeopt.codegen import ckernels, cost, runner, schedules
 from edgeopt.codegen.abi import KernelFunction
 from edgeopt.codegen.blocks import fused
 from edgeopt.codegen.lower import lower
 from edgeopt.codegen.order import order_for_memory
+from edgeopt.codegen.patches import Patches, best
 from edgeopt.codegen.plan import check_plan, plan
 from edgeopt.core.choice import MODEL, Choice
+from edgeopt.core.errors import InputError
 from edgeopt.core.files import digest
 from edgeopt.core.kernels import Kernel, KernelGraph, MemoryPlan, OpKey
 from edgeopt.core.network import Array, Network
@@ -33,6 +35,7 @@ class Artifact:
         functions: one a kernel, in order.
         constants: packed constants of each kernel, in order.
         plan: the arena.
+        patches: how its first kernels are divided, if they are.
     """
 
     target: TargetSpec
@@ -40,6 +43,7 @@ class Artifact:
     functions: tuple[KernelFunction, ...]
     constants: tuple[Mapping[str, Array], ...]
     plan: MemoryPlan
+    patches: Patches | None = None
 
     @property
     def weight_bytes(self) -> int:
@@ -69,7 +73,11 @@ class Artifact:
 
 
 def make_artifact(
-    network: Network, target: TargetSpec, choices: Mapping[OpKey, Choice] | None = None
+    network: Network,
+    target: TargetSpec,
+    choices: Mapping[OpKey, Choice] | None = None,
+    *,
+    patches: str = "off",
 ) -> Artifact:
     """Lower a network, choose a function for each kernel, pack constants, plan the memory.
 
@@ -77,13 +85,14 @@ def make_artifact(
         network: with its constants.
         target: the processor.
         choices: measured tilings; other kernels are tiled as their templates' models say.
+        patches: ``off``, ``auto`` or how many strips of rows the first kernels run in.
 
     A network that several threads would hardly help is made for one: `Artifact.threads`.
 
     Raises:
-        InputError: an operator that nothing can compile, by name.
+        InputError: an operator that nothing can compile, by name; patches that cannot be.
     """
-    graph = fused(lower(network), target)
+    graph, division = _divided(fused(lower(network), target), target, patches)
     functions = []
     constants = []
     known = choices or {}
@@ -98,7 +107,7 @@ def make_artifact(
             functions.append(template.function(kernel.key, target))
             constants.append(template.pack(kernel.key, target, kernel.constants))
     if target.threads > 1 and sum(f.saved_cycles for f in functions) < WAKING_CYCLES:
-        return make_artifact(network, replace(target, threads=1), choices)
+        return make_artifact(network, replace(target, threads=1), choices, patches=patches)
     names = [kernel.name for kernel in graph.kernels]
     scratch = {name: f.scratch_bytes for name, f in zip(names, functions, strict=True)}
     ordered = {name: f.ordered_pixels for name, f in zip(names, functions, strict=True)}
@@ -113,7 +122,28 @@ def make_artifact(
         tuple(functions[place] for place in places),
         tuple(constants[place] for place in places),
         memory,
+        division,
     )
+
+
+def _divided(
+    graph: KernelGraph, target: TargetSpec, wanted: str
+) -> tuple[KernelGraph, Patches | None]:
+    if wanted == "off":
+        return graph, None
+    strips = int(wanted) if wanted.isascii() and wanted.isdigit() and len(wanted) < 4 else None
+    if wanted != "auto" and (strips is None or strips < 2):
+        raise InputError(
+            f"{wanted[:40]!r} is no number of strips", where="--patches",
+            hint="off, auto, or a number from 2 on",
+        )  # fmt: skip
+    found = best(graph, lambda tried: cost.memory(tried, target), strips)
+    if found is None and strips is not None:
+        raise InputError(
+            f"running the first kernels in {strips} strips of rows does not make the arena smaller",
+            where="--patches", hint="another number, or auto",
+        )  # fmt: skip
+    return (graph, None) if found is None else found
 
 
 def build_kernels(artifact: Artifact, name: str, cache: StageCache) -> tuple[bytes, bool]:

@@ -60,6 +60,7 @@ class CompileRequest:
         io: inputs and outputs ``int8``, ``float``, or as the ``model`` has them.
         name: prefix of the generated C.
         threads: that an inference may use at most.
+        patches: ``off``, ``auto`` or how many strips of rows the first kernels run in.
         force: replace an existing bundle.
         strict: refuse kernels that the latency table does not hold.
         any_table: predict from a table of other code, governor or threads too.
@@ -79,6 +80,7 @@ class CompileRequest:
     io: str = "model"
     name: str = "net"
     threads: int = 1
+    patches: str = "off"
     seed: int = 0
     force: bool = False
     strict: bool = False
@@ -196,14 +198,15 @@ def _compile(
 
     run.start("lower")
     choices = choices_of(profile)
-    artifact = make_artifact(final.imported.network, profile.target, choices)
+    patches = request.patches
+    artifact = make_artifact(final.imported.network, profile.target, choices, patches=patches)
     if request.tune is not None:
         model = figures.model_for(profile, strict=request.strict, any_table=request.any_table)
         keys = artifact.graph.keys
         choices |= tuned(
             keys, profile, model, request.tune, run.cache, lambda text: run.detail("lower", text)
         )
-        artifact = make_artifact(final.imported.network, profile.target, choices)
+        artifact = make_artifact(final.imported.network, profile.target, choices, patches=patches)
     if board is not None:
         firmware.check_fits(profile, artifact, asked)
     run.end("lower", _summary(artifact))
@@ -267,7 +270,7 @@ def _compile(
             *chosen.notes,
             *final.notes,
             *figures.fallback_notes(artifact, rows),
-            *_notes(artifact, request.threads),
+            *_notes(artifact, request),
         ),
         files={},
         threads=artifact.threads,
@@ -324,8 +327,12 @@ def _summary(artifact: Artifact) -> str:
     return text
 
 
-def _notes(artifact: Artifact, threads: int) -> tuple[str, ...]:
-    notes = []
+def _notes(artifact: Artifact, request: CompileRequest) -> tuple[str, ...]:
+    notes, threads = [], request.threads
+    if artifact.patches is not None:
+        notes.append(str(artifact.patches))
+    elif request.patches == "auto":
+        notes.append("patches were not used: they would not make the arena smaller")
     if artifact.threads < threads:
         notes.append(
             f"compiled for {artifact.threads} thread{'s' if artifact.threads > 1 else ''} instead "

@@ -91,6 +91,7 @@ def run_in_arena(
     def view(name: str) -> Any:
         root = graph.aliases.get(name, name)
         tensor = graph.tensors[name]
+        begins = graph.offsets.get(name, 0)
         if root in places:
             at = places[root]
             raw = arena[at.offset_bytes : at.offset_bytes + at.size_bytes]
@@ -98,6 +99,7 @@ def run_in_arena(
             if root not in outside:
                 outside[root] = np.zeros(graph.tensors[root].size_bytes, np.uint8)
             raw = outside[root].reshape(-1).view(np.uint8)
+        raw = raw[begins : begins + tensor.size_bytes]
         return raw.view(types[tensor.dtype]).reshape(tensor.shape)
 
     for index, kernel in enumerate(graph.kernels):
