@@ -25,6 +25,8 @@ VECTOR = 16
 LANES = 4
 #: Windows that are woven: rows at most, and columns.
 MOST_ROWS, MOST_COLUMNS = 8, 16
+#: Channels of a map that is woven: an instruction moves on by so many bytes.
+MOST_CHANNELS = 4095
 
 
 class _Mve(CTemplate):
@@ -172,6 +174,14 @@ class MveDepthwise(_Mve):
         read = (key.out_shape[1] - 1) * key.strides[1] * self._rows(key) + self._taps(key)
         return max(read, (key.pads[1] + key.in_shape[1]) * self._rows(key))
 
+    @staticmethod
+    def _outside(key: OpKey) -> int:
+        """Bytes of a row of zero points, as far as it is read, where windows leave the map."""
+        _, wide, channels = key.in_shape
+        below = (key.out_shape[0] - 1) * key.strides[0] + key.kernel[0] - key.pads[0]
+        leaves = key.pads[0] > 0 or below > key.in_shape[0]
+        return (wide - 1) * channels + min(VECTOR, channels) if leaves else 0
+
     def weight_bytes(self, key: OpKey) -> int:
         """Windows in whole vectors, in whole fours."""
         return round_up(key.out_shape[-1], LANES) * self._taps(key)
@@ -186,12 +196,13 @@ class MveDepthwise(_Mve):
         return windows
 
     def scratch_bytes(self, key: OpKey, target: TargetSpec) -> int:
-        """A group of channels, woven."""
-        return min(VECTOR, round_up(key.in_shape[-1], LANES)) * self._pitch(key)
+        """A group of channels, woven; a row outside of the map."""
+        group = min(VECTOR, round_up(key.in_shape[-1], LANES))
+        return group * self._pitch(key) + self._outside(key)
 
     def body(self, key: OpKey, target: TargetSpec) -> str:
         """One call."""
-        sizes = f"{self._rows(key)}, {self._pitch(key)}"
+        sizes = f"{self._rows(key)}, {self._pitch(key)}, {self._outside(key)}"
         call = f"{window(key)}\nedgeopt_mve_depthwise(&g, {sizes}, x0, w, p, y, scratch);"
         return call + _looked_up(key)
 
@@ -209,5 +220,6 @@ def rule(key: OpKey, target: TargetSpec) -> CTemplate | None:
     if key.op == "depthwise" and key.groups == channels == key.out_shape[-1]:
         fits = key.kernel[0] <= MOST_ROWS and key.kernel[1] <= MOST_COLUMNS
         fits &= key.strides[1] * (4 if key.kernel[0] <= 4 else 8) < 128
-        return DEPTHWISE if fits and key.dilations == (1, 1) else None
+        fits &= channels <= MOST_CHANNELS and key.dilations == (1, 1)
+        return DEPTHWISE if fits else None
     return CONV if key.op == "conv2d" and key.groups == 1 else None

@@ -1,5 +1,9 @@
 #include <arm_mve.h>
 
+#if !defined(__OPTIMIZE__)
+#error "vector kernels need optimization, -O1 or more: their assembly takes constants in place"
+#endif
+
 /* Kernels for Cortex-M55 and other cores with vectors (MVE). A product of 16 pairs of int8 is added
  * up into one general register, so sums are moved into lanes before they are requantized, four at a
  * time. Inner loops are assembly: what compilers make of the intrinsics is half as long again, for

@@ -6,49 +6,76 @@
  * Woven: [channel][column][row], channels in groups of 16, columns with the padding to either side.
  * Weights: [channel][column][row], channels to whole fours, the rest to whole 16 with zeros. */
 
-/* Stores words at addresses that are moved on first. */
-#define EDGEOPT_MVE_SCATTER(at, pace, words) \
-    __asm__ volatile("vstrw.32 %q1, [%q0, %2]!" : "+t"(at) : "t"(words), "i"(pace) : "memory")
+/* Weaves columns of four rows: bytes row by row within a channel, in 64 bytes on the stack; from
+ * there words to where their channels belong, at addresses that are moved on first. Registers are
+ * scarce: behind those 64 bytes lie the number of columns, that of channels, and room to keep the
+ * compiler's predicate while some channels are loaded. */
+enum { EDGEOPT_MVE_COLUMNS = 16, EDGEOPT_MVE_SOME, EDGEOPT_MVE_KEPT, EDGEOPT_MVE_STAGED };
 
-/* Weaves four rows of at most 16 channels at all columns, a column `pace` bytes from the next and a
- * channel `pitch` bytes. */
+#define EDGEOPT_MVE_WORDS(at, offset) \
+    "vldrw.u32 q0, [%[t], #" offset "]\n\tvstrw.32 q0, [%q[" at "], %[pace]]!\n\t"
+#define EDGEOPT_MVE_WORDS_4 EDGEOPT_MVE_WORDS("at0", "0")
+#define EDGEOPT_MVE_WORDS_8 EDGEOPT_MVE_WORDS_4 EDGEOPT_MVE_WORDS("at1", "16")
+#define EDGEOPT_MVE_WORDS_12 EDGEOPT_MVE_WORDS_8 EDGEOPT_MVE_WORDS("at2", "32")
+#define EDGEOPT_MVE_WORDS_16 EDGEOPT_MVE_WORDS_12 EDGEOPT_MVE_WORDS("at3", "48")
+#define EDGEOPT_MVE_WEAVE(BEFORE, PREDICATE, LOAD, NEAR, FAR, WORDS, AFTER)        \
+    __asm__ volatile(                                                              \
+        BEFORE "ldr lr, [%[t], #64]\n\tdls lr, lr\n"                               \
+        "1:\n\t" PREDICATE                                                         \
+        LOAD " q0, [%[a]]" NEAR "\n\t" LOAD " q1, [%[b]]" NEAR "\n\t"              \
+        LOAD " q2, [%[c]]" NEAR "\n\t" LOAD " q3, [%[d]]" NEAR "\n\t"              \
+        "vst40.8 {q0, q1, q2, q3}, [%[t]]\n\t"                                     \
+        "vst41.8 {q0, q1, q2, q3}, [%[t]]\n\t"                                     \
+        "vst42.8 {q0, q1, q2, q3}, [%[t]]\n\t"                                     \
+        "vst43.8 {q0, q1, q2, q3}, [%[t]]\n\t" FAR WORDS "le lr, 1b\n\t" AFTER     \
+        : [a] "+r"(a), [b] "+r"(b), [c] "+r"(c), [d] "+r"(d), [at0] "+t"(at0),     \
+          [at1] "+t"(at1), [at2] "+t"(at2), [at3] "+t"(at3)                        \
+        : [t] "r"(staged), [pace] "i"(pace), [step] "i"(step)                      \
+        : "d0", "d1", "d2", "d3", "d4", "d5", "d6", "d7", "lr", "memory")
+/* The next column, by the load itself if it is near enough. */
+#define EDGEOPT_MVE_NEAR ", %[step]"
+#define EDGEOPT_MVE_FAR                                                            \
+    "add %[a], %[a], %[step]\n\tadd %[b], %[b], %[step]\n\t"                       \
+    "add %[c], %[c], %[step]\n\tadd %[d], %[d], %[step]\n\t"
+#define EDGEOPT_MVE_WEAVE_ALL(NEAR, FAR) \
+    EDGEOPT_MVE_WEAVE("", "", "vldrb.u8", NEAR, FAR, EDGEOPT_MVE_WORDS_16, "")
+#define EDGEOPT_MVE_WEAVE_SOME(WORDS)                                              \
+    EDGEOPT_MVE_WEAVE(                                                             \
+        "vmrs lr, p0\n\tstr lr, [%[t], #72]\n\tldr lr, [%[t], #68]\n\tvctp.8 lr\n\t", \
+        "vpstttt\n\t", "vldrbt.u8", "", EDGEOPT_MVE_FAR, WORDS,                    \
+        "ldr lr, [%[t], #72]\n\tvmsr p0, lr")
+
+/* Four rows of at most 16 channels at all columns; a column is `step` bytes from the next, and
+ * `pace` bytes where it is woven, where a channel is `pitch` bytes from the next. */
 EDGEOPT_INLINE void edgeopt_mve_weave(
-    const int8_t *const from[4], const int32_t step[4], int32_t columns, int32_t channels,
-    int32_t pitch, int32_t pace, int8_t *to) {
-    __attribute__((aligned(16))) int8_t staged[64];
-    const mve_pred16_t some = vctp8q((uint32_t)channels);
-    const int32_t *words = (const int32_t *)(const void *)staged;
+    const int8_t *const from[4], int32_t step, int32_t columns, int32_t channels, int32_t pitch,
+    int32_t pace, int8_t *to) {
+    int32_t staged[EDGEOPT_MVE_STAGED];
     const int8_t *a = from[0];
     const int8_t *b = from[1];
     const int8_t *c = from[2];
     const int8_t *d = from[3];
-    /* addresses are written back before they are used */
-    uint32x4_t at0 = vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)pitch);
-    at0 = vaddq_n_u32(at0, (uint32_t)(uintptr_t)to - (uint32_t)pace);
+    /* not VIDUP: gcc 12 forgets that it moves its start on */
+    const uint32_t wide = (uint32_t)pitch;
+    const uint32_t lanes[4] = {0, wide, 2 * wide, 3 * wide};
+    uint32x4_t at0 = vaddq_n_u32(vldrwq_u32(lanes), (uint32_t)(uintptr_t)to - (uint32_t)pace);
     uint32x4_t at1 = vaddq_n_u32(at0, (uint32_t)(4 * pitch));
     uint32x4_t at2 = vaddq_n_u32(at1, (uint32_t)(4 * pitch));
     uint32x4_t at3 = vaddq_n_u32(at2, (uint32_t)(4 * pitch));
-    for (int32_t i = 0; i < columns; ++i) {
-        int8x16x4_t rows;
-        rows.val[0] = channels < 16 ? vldrbq_z_s8(a, some) : vldrbq_s8(a);
-        rows.val[1] = channels < 16 ? vldrbq_z_s8(b, some) : vldrbq_s8(b);
-        rows.val[2] = channels < 16 ? vldrbq_z_s8(c, some) : vldrbq_s8(c);
-        rows.val[3] = channels < 16 ? vldrbq_z_s8(d, some) : vldrbq_s8(d);
-        vst4q_s8(staged, rows);
-        EDGEOPT_MVE_SCATTER(at0, pace, vldrwq_s32(words));
-        if (channels > 4) {
-            EDGEOPT_MVE_SCATTER(at1, pace, vldrwq_s32(words + 4));
-        }
-        if (channels > 8) {
-            EDGEOPT_MVE_SCATTER(at2, pace, vldrwq_s32(words + 8));
-        }
-        if (channels > 12) {
-            EDGEOPT_MVE_SCATTER(at3, pace, vldrwq_s32(words + 12));
-        }
-        a += step[0];
-        b += step[1];
-        c += step[2];
-        d += step[3];
+    staged[EDGEOPT_MVE_COLUMNS] = columns;
+    staged[EDGEOPT_MVE_SOME] = channels;
+    if (channels == 16 && step < 128) {
+        EDGEOPT_MVE_WEAVE_ALL(EDGEOPT_MVE_NEAR, "");
+    } else if (channels == 16) {
+        EDGEOPT_MVE_WEAVE_ALL("", EDGEOPT_MVE_FAR);
+    } else if (channels > 12) {
+        EDGEOPT_MVE_WEAVE_SOME(EDGEOPT_MVE_WORDS_16);
+    } else if (channels > 8) {
+        EDGEOPT_MVE_WEAVE_SOME(EDGEOPT_MVE_WORDS_12);
+    } else if (channels > 4) {
+        EDGEOPT_MVE_WEAVE_SOME(EDGEOPT_MVE_WORDS_8);
+    } else {
+        EDGEOPT_MVE_WEAVE_SOME(EDGEOPT_MVE_WORDS_4);
     }
 }
 
@@ -137,16 +164,16 @@ EDGEOPT_INLINE void edgeopt_mve_group(
     const int32_t used = (lines - 1) * g->stride_y + g->height;
     for (int32_t half = 0; half < rows; half += 4) {
         const int8_t *from[4];
-        int32_t step[4];
 #pragma GCC unroll 4
         for (int32_t i = 0; i < 4; ++i) {
-            const int32_t iy = top + half + i;
-            const int32_t inside = half + i < used && iy >= 0 && iy < g->in_height;
+            /* rows that no window reaches are multiplied with zero, whatever they are */
+            const int32_t iy = top + edgeopt_min(half + i, used - 1);
+            const int32_t inside = iy >= 0 && iy < g->in_height;
             from[i] = inside ? x + iy * g->in_width * g->in_channels + c : zeros;
-            step[i] = inside ? g->in_channels : 0;
         }
         edgeopt_mve_weave(
-            from, step, g->in_width, channels, pitch, rows, woven + g->left * rows + half);
+            from, g->in_channels, g->in_width, channels, pitch, rows,
+            woven + g->left * rows + half);
     }
     for (int32_t line = 0; line < lines && oy + line < g->out_height; ++line) {
         int8_t *to = y + (oy + line) * g->out_width * g->in_channels + c;
@@ -160,16 +187,16 @@ EDGEOPT_INLINE void edgeopt_mve_group(
     }
 }
 
+/* Scratch: what is woven, and `outside` bytes of a row above or below the map, if there is one. */
 EDGEOPT_INLINE void edgeopt_mve_depthwise(
-    const edgeopt_window *g, int32_t rows, int32_t pitch, const int8_t *x, const int8_t *w,
+    const edgeopt_window *g, int32_t rows, int32_t pitch, int32_t outside, const int8_t *x, const int8_t *w,
     const int32_t *params, int8_t *y, int8_t *woven) {
     const int32_t lines = rows == 4 ? (4 - g->height) / g->stride_y + 1 : 1;
     const int32_t taps = (g->width * rows + 15) / 16 * 16;
     const int32_t rest = g->in_channels % 16;
     const int32_t deep = g->in_channels < 16 ? (g->in_channels + 3) / 4 * 4 : 16;
-    int8_t zeros[16];
-    vstrbq_s8(zeros, vdupq_n_s8((int8_t)params[EDGEOPT_ZERO_X]));
-    edgeopt_mve_fill(woven, params[EDGEOPT_ZERO_X], deep * pitch);
+    int8_t *zeros = woven + deep * pitch;
+    edgeopt_mve_fill(woven, params[EDGEOPT_ZERO_X], deep * pitch + outside);
     for (int32_t oy = 0; oy < g->out_height; oy += lines) {
         for (int32_t c = 0; c + 16 <= g->in_channels; c += 16) {
             edgeopt_mve_group(
