@@ -5,8 +5,10 @@
 
 First the int8 networks of MLPerf Tiny on microcontrollers, from $EDGEOPT_DATA/mlperf_tiny: the
 arena with the kernels' scratch, its lower bound, what is proven to be needed, and what it would be
-if no output ran into its input (`apart`). ``in+out`` is the caller's, outside the arena; ``peers``
-is what TensorFlow Lite Micro with CMSIS-NN takes in all, as published.
+if no output shared memory with the input it is computed from (``apart``). ``in+out`` is the
+caller's, outside the arena; ``peers`` is what TensorFlow Lite Micro with CMSIS-NN takes in all, as
+published. Then the same with ``--patches auto``: how the first kernels are divided, and the
+multiply-accumulates that are done twice for it.
 
 Then subnets of a space: the first two are its largest and its smallest, the others random. Scratch
 of the kernels is counted; network inputs and outputs are the caller's. ``unshared`` is what the
@@ -44,6 +46,7 @@ BOARDS = "nucleo-l4r5zi,nucleo-h743zi,nucleo-u575zi-q,mps3-an547,rpi-pico,esp32c
 def models(boards: list[str]) -> None:
     folder = Path(os.environ["EDGEOPT_DATA"]) / "mlperf_tiny"
     print("MLPerf Tiny, int8, 16-byte alignment; bytes")
+    divided = []
     print(f"{'model':>5} {'board':>16} {'arena':>7} {'goal':>7} {'bound':>7} {'proven':>7} "
           f"{'scratch':>7} {'apart':>7} {'in+out':>7} {'together':>8} {'peers':>8}")  # fmt: skip
     for name, (file, goal, peer_kb) in MODELS.items():
@@ -54,13 +57,25 @@ def models(boards: list[str]) -> None:
             graph = made.graph
             scratch = [function.scratch_bytes for function in made.functions]
             apart = plan(graph, scratch, buffer_alignment(target), exact=True)
+            assert apart.arena_bytes >= made.plan.arena_bytes
             callers = sum(graph.tensors[n].size_bytes for n in graph.inputs + graph.outputs)
             found = made.plan
             print(f"{name:>5} {board:>16} {found.arena_bytes:>7,} {goal:>7,} "
                   f"{found.lower_bound_bytes:>7,} {found.proven_bytes:>7,} {max(scratch):>7,} "
                   f"{apart.arena_bytes:>7,} {callers:>7,} {found.arena_bytes + callers:>8,} "
                   f"{peer_kb:>5} kB")  # fmt: skip
-    print()
+            patched = make_artifact(network, target, patches="auto")
+            if patched.patches is not None:
+                least, how = patched.plan, patched.patches
+                divided.append(
+                    f"{name:>5} {board:>16} {least.arena_bytes:>7,} {least.lower_bound_bytes:>7,} "
+                    f"{least.proven_bytes:>7,} {how.kernels:>7} {how.strips:>6} "
+                    f"{how.extra_macs:>10,} {100 * how.extra_macs / how.macs:>6.1f} %"
+                )
+    print("\nthe same with --patches auto, where that makes the arena smaller")
+    print(f"{'model':>5} {'board':>16} {'arena':>7} {'bound':>7} {'proven':>7} {'kernels':>7} "
+          f"{'strips':>6} {'extra MACs':>10} {'extra':>8}")  # fmt: skip
+    print("\n".join(divided) + "\n")
 
 
 def main() -> None:
