@@ -41,6 +41,7 @@ def run(
             help="What runs it: edgeopt, onnxruntime, or a name measurements are kept by."
         ),
     ] = "edgeopt",
+    threads: Annotated[int, typer.Option(help="How many threads run it.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     profile_dir: Annotated[
         list[Path] | None, typer.Option(help="More folders of device profiles.")
@@ -60,6 +61,7 @@ def run(
         profile_dirs=tuple(profile_dir or ()),
         runtime=runtime,
         any_table=any_table,
+        threads=threads,
     )
     if as_json:
         document = msgspec.json.encode(prediction, order="deterministic")

@@ -21,9 +21,17 @@ from edgeopt.core.files import digest
 from edgeopt.core.kernels import OpKey
 from edgeopt.latency.fit import ErrorReport, Matrix, compare
 from edgeopt.latency.peaks import Peaks, peaks_of
-from edgeopt.latency.prior import DEVICE, base_costs, deviations, expectation
-from edgeopt.latency.update import Z90, Belief, carried, learn, spread_of
-from edgeopt.latency.work import NETWORK_TERMS, Unit, class_of, total_work, unit_work, work_of
+from edgeopt.latency.prior import DEVICE, LOADINGS, base_costs, deviations, expectation
+from edgeopt.latency.update import Z90, Belief, carried, learn
+from edgeopt.latency.work import (
+    NETWORK_TERMS,
+    Unit,
+    class_of,
+    cold_bytes,
+    unit_work,
+    weight_bytes,
+    work_of,
+)
 
 #: Fewer measurements say too little of their own error.
 MIN_FOR_ERROR = 5
@@ -67,6 +75,15 @@ class CoreFit:
 
 
 @dataclass(frozen=True, slots=True)
+class _Known:
+    """A kernel that was asked for before."""
+
+    estimate: Estimate
+    slope: Matrix  # [factors], nanoseconds: how its time changes with them
+    weight_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class CoreModel:
     """A `core.estimates.LatencyModel` of a core."""
 
@@ -82,8 +99,11 @@ class CoreModel:
     classes: Mapping[str, int] = field(default_factory=dict)  # measured under this runtime
     trust: Trust | None = None
     other: str | None = None  # the runtime that was measured, where it is not this one
-    _work: dict[OpKey, Matrix] = field(default_factory=dict, repr=False)
-    _cache: dict[OpKey, Estimate] = field(default_factory=dict, repr=False)
+    _costs: Matrix = field(init=False, repr=False, compare=False)
+    _known: dict[OpKey, _Known] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_costs", self.belief.costs(self.base))
 
     @property
     def digest(self) -> str:
@@ -102,12 +122,13 @@ class CoreModel:
         """The kernels one after another, and what a run and cold weights cost besides."""
         if not keys:
             return Estimate(0.0, 0.0, 0.0, Source.ESTIMATED, 0.0, self.how)
-        parts = self.predict_each(keys)
-        work = total_work(keys, self.peaks, self._work)
-        whole = work.copy()
-        whole[: -len(NETWORK_TERMS)] = 0
-        loop = float(whole @ self.belief.costs(self.base))
-        return self._estimate(work, sum(part.value for part in parts) + loop)
+        parts = self._look_up(keys)
+        weights = sum(part.weight_bytes for part in parts)
+        whole = self._costs[-len(NETWORK_TERMS) :] * (cold_bytes(weights, self.peaks), 1.0)
+        slope = np.sum([part.slope for part in parts], axis=0)
+        slope += whole @ LOADINGS[-len(NETWORK_TERMS) :]
+        value = sum(part.estimate.value for part in parts) + float(whole.sum())
+        return self._estimate(value, slope)
 
     def predict_each(self, keys: Sequence[OpKey]) -> list[Estimate]:
         """Kernel by kernel, in nanoseconds.
@@ -115,22 +136,27 @@ class CoreModel:
         Raises:
             InputError: the device does not compute in a kernel's precision.
         """
+        return [part.estimate for part in self._look_up(keys)]
+
+    def _look_up(self, keys: Sequence[OpKey]) -> list[_Known]:
         found = []
-        costs = None
         for key in keys:
-            known = self._cache.get(key)
+            known = self._known.get(key)
             if known is None:
-                if key.precision not in self.precisions:
-                    raise InputError(
-                        f"{key.precision} kernels do not run there", where=f"device {self.device}",
-                        hint=f"its precisions are {', '.join(self.precisions)}",
-                    )  # fmt: skip
-                costs = self.belief.costs(self.base) if costs is None else costs
-                work = self._work[key] = work_of(key, self.peaks)
-                value = max(float(work @ costs), self.floor_ns(key))
-                known = self._cache[key] = self._estimate(work, value)
+                known = self._known[key] = self._learn(key)
             found.append(known)
         return found
+
+    def _learn(self, key: OpKey) -> _Known:
+        if key.precision not in self.precisions:
+            raise InputError(
+                f"{key.precision} kernels do not run there", where=f"device {self.device}",
+                hint=f"its precisions are {', '.join(self.precisions)}",
+            )  # fmt: skip
+        costs = work_of(key, self.peaks) * self._costs
+        slope = costs @ LOADINGS
+        value = max(float(costs.sum()), self.floor_ns(key))
+        return _Known(self._estimate(value, slope), slope, weight_bytes(key))
 
     def floor_ns(self, key: OpKey) -> float:
         """What the kernel's multiplications take at the peak rate of all threads."""
@@ -142,9 +168,11 @@ class CoreModel:
             total += part.macs / rate / threads
         return total
 
-    def _estimate(self, work: Matrix, value: float) -> Estimate:
-        costs = self.belief.costs(self.base)
-        spread = self.widen * float(spread_of(work[None, :], costs, self.belief)[0])
+    def _estimate(self, value: float, slope: Matrix) -> Estimate:
+        """With its interval; ``slope`` is how the value changes with the factors."""
+        slope = slope / max(value, 1e-9)
+        variance = float(slope @ self.belief.covariance @ slope)
+        spread = self.widen * math.sqrt(max(variance, 0.0) + self.belief.noise**2)
         factor = math.exp(min(Z90 * spread, 20.0))
         return Estimate(
             value=value, low=value / factor, high=value * factor, source=Source.ESTIMATED,

@@ -18,7 +18,7 @@ from edgeopt.latency.analytic import FILE_NAME, load_analytic
 from edgeopt.latency.conditions import UNKNOWN, Monitor, local_reader
 from edgeopt.latency.corefile import SUFFIX as FIT_SUFFIX
 from edgeopt.latency.corefile import file_name, load_fit
-from edgeopt.latency.coremodel import CoreFit, CoreModel, core_model
+from edgeopt.latency.coremodel import MIN_FOR_ERROR, CoreFit, CoreModel, core_model
 from edgeopt.latency.table import SUFFIX, LatencyTable, load_table
 
 RUNTIME = "edgeopt"
@@ -219,6 +219,13 @@ def estimates(
         # Others are known by what was measured under them, nobody saying on how many threads.
         if (runtime, 0) in fits:
             return core_model(profile, runtime=runtime, threads=0, fit=fits[runtime, 0])
+        counts = sorted(count for name, count in fits if name == runtime)
+        if counts:
+            raise InputError(
+                f"nothing is known of {runtime} with {threads} thread{'s' if threads > 1 else ''} "
+                f"on device {profile.name}", where="--threads",
+                hint=f"measurements are of {' and '.join(map(str, counts))}",
+            )  # fmt: skip
         known = {name for name, _ in fits} | set(RUNTIMES)
         raise InputError(
             f"nothing is known of runtime {runtime[:60]!r} on device {profile.name}",
@@ -270,7 +277,8 @@ def latency_source(profile: DeviceProfile, table_dirs: Sequence[Path] = ()) -> s
     if not isinstance(model, CoreModel):
         return "estimated (cost figures with sources)"
     if model.trust is not None:
-        return f"estimated ({model.trust.rows} measurements, {model.trust.mape:.0%} error)"
+        count, error = model.trust.rows, f", {model.trust.mape:.0%} error"
+        return f"estimated ({count} measurements{error if count >= MIN_FOR_ERROR else ''})"
     if model.other is not None:
         return f"estimated (from measurements under {model.other})"
     measures = "; `edgeopt profile` measures" if profile.folder is None else ""

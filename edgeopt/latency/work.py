@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,19 +97,12 @@ class Unit:
     removed: tuple[OpKey, ...] = ()
 
 
-def total_work(
-    keys: Sequence[OpKey], peaks: Peaks, known: Mapping[OpKey, Matrix] | None = None
-) -> Matrix:
-    """One row [WIDTH]: kernels in a loop, with what only the whole of them has.
-
-    ``known`` holds rows of `work_of` that need not be made again.
-    """
+def total_work(keys: Sequence[OpKey], peaks: Peaks) -> Matrix:
+    """One row [WIDTH]: kernels in a loop, with what only the whole of them has."""
     row: Matrix = np.zeros(WIDTH)
-    weights = 0
     for key in keys:
-        row += known[key] if known is not None else work_of(key, peaks)
-        weights += weight_bytes(key)
-    row[_COLD] = cold_bytes(weights, peaks)
+        row += work_of(key, peaks)
+    row[_COLD] = cold_bytes(sum(weight_bytes(key) for key in keys), peaks)
     row[_RUN] = 1.0
     return row
 

@@ -18,6 +18,7 @@ from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import BoardError, EdgeoptError, InputError
 from edgeopt.core.estimates import Estimate, LatencyModel, Source
 from edgeopt.core.kernels import OpKey
+from edgeopt.latency.select import RUNTIME, find_fits
 from edgeopt.pipeline.cache import StageCache, default_cache_dir
 from edgeopt.pipeline.kernel_store import codegen_version
 
@@ -73,6 +74,8 @@ def model_for(
                 f"no latency table of {threads} threads exists", where=f"device {profile.name}",
                 hint="leave out --strict: the times of one thread are then stated instead",
             )  # fmt: skip
+        if (RUNTIME, threads) in find_fits(profile):
+            return latency.load_model(profile, threads=threads)
     found = latency.load_model(profile, strict=strict, runtime_version=version)
     return found if threads == 1 else OneThread(found, threads)
 

@@ -58,6 +58,7 @@ class Prediction(Record, frozen=True):
     model: str
     precision: str
     runtime: str
+    threads: int
     figures: tuple[Figure, ...]
     coverage: Coverage
     classes: tuple[ClassShare, ...]  # slowest first
@@ -75,6 +76,7 @@ def predict_model(
     profile_dirs: Sequence[Path] = (),
     runtime: str = RUNTIME,
     any_table: bool = False,
+    threads: int = 1,
 ) -> Prediction:
     """Latency and memory of a network on a device.
 
@@ -88,6 +90,7 @@ def predict_model(
         runtime: what will run the network: edgeopt's kernels, onnxruntime, or what measurements
             of the device are kept under.
         any_table: predict from a table of other code, governor or threads where there is no other.
+        threads: how many threads run it.
 
     Raises:
         InputError: the model or the device cannot be used.
@@ -98,13 +101,13 @@ def predict_model(
             where="--precision",
             hint=suggest(precision, ["fp32", "int8"], noun="precision"),
         )
-    profile = devices.load(device, profile_dirs)
+    profile = devices.load(device, profile_dirs).with_threads(threads)
     if runtime == RUNTIME:
         predictor = figures.model_for(profile, strict=strict, any_table=any_table)
     else:
         predictor = latency.load_model(
             profile, runtime=runtime, runtime_version=_installed(profile, runtime), strict=strict,
-            any_table=any_table,
+            threads=threads, any_table=any_table,
         )  # fmt: skip
     imported = import_model(load_model(model, input_shapes=parse_input_shapes(input_shapes)))
     network = imported.network
@@ -139,6 +142,7 @@ def predict_model(
         model=model.name,
         precision="int8" if integer else precision or "fp32",
         runtime=runtime,
+        threads=threads,
         figures=known,
         coverage=_coverage(classes),
         classes=classes,

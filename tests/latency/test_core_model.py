@@ -131,7 +131,7 @@ def truth() -> CoreModel:
         "speed": 0.3, "compute": 0.2, "depthwise compute": 0.5, "memory": -0.4, "call": 1.5,
     }  # fmt: skip
     mean = np.array([wrong[name] for name in NAMES])
-    return replace(model, belief=replace(model.belief, mean=mean), _cache={}, _work={})
+    return replace(model, belief=replace(model.belief, mean=mean))
 
 
 def networks(count: int, seed: int) -> list[Unit]:

@@ -60,7 +60,7 @@ def truth(path: Path, precision: str = "") -> float:
     model = core_model(PI)
     wrong = {"speed": 1.1, "conv2d compute": 0.5}
     belief = replace(model.belief, mean=np.array([wrong.get(name, 0.0) for name in NAMES]))
-    model = replace(model, belief=belief, _cache={}, _work={})
+    model = replace(model, belief=belief)
     network = import_network(load_model(path, isolated=False))
     return model.predict(graph_for(network, PI, "edgeopt", precision).keys).value / 1e6
 
@@ -145,6 +145,11 @@ def test_runtimes_and_threads_are_kept_apart(tmp_path: Path, networks: list[Path
     assert (done.threads, len(done.rows)) == (2, 3)
     assert done.notes == ("3 rows of other runtimes or threads are left out",)
     assert Path(done.path).name == "rpi4.tflite.2t.core.json"
+    found = predict_model(networks[7], device="rpi4", runtime="tflite", threads=2)
+    assert found.threads == 2 and found.coverage.fitted > 0
+    with pytest.raises(InputError, match="nothing is known of tflite with 3 threads") as caught:
+        predict_model(networks[7], device="rpi4", runtime="tflite", threads=3)
+    assert caught.value.hint == "measurements are of 2"
     with pytest.raises(InputError, match="no row is of runtime tflit and 1 threads"):
         calibrate(Request("rpi4", path, runtime="tflit"))
     with pytest.raises(InputError, match=r"a runtime cannot be called '\.\./x'"):
