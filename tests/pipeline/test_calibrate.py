@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from cells import nas_bench_201, random_cell
 
+from benchmarks.cells import nas_bench_201, random_cell
 from edgeopt import devices
 from edgeopt.core.errors import InputError
 from edgeopt.core.kernels import OpKey

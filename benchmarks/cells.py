@@ -47,7 +47,14 @@ class Builder:
         y = self.op("Flatten", [self.op("GlobalAveragePool", [y])])
         y = self.op("Gemm", [y, self.constant(features, classes), self.constant(classes)])
         output = helper.make_tensor_value_info(y, TensorProto.FLOAT, [1, classes])
-        graph = helper.make_graph(self.nodes, "net", [self.input], [output], self.constants)
+        # Nodes that lead nowhere are no part of the network, though some runtimes run them.
+        wanted, nodes = {y}, []
+        for node in reversed(self.nodes):
+            if wanted & set(node.output):
+                wanted |= set(node.input)
+                nodes.insert(0, node)
+        constants = [array for array in self.constants if array.name in wanted]
+        graph = helper.make_graph(nodes, "net", [self.input], [output], constants)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
         model.ir_version = 8
         onnx.checker.check_model(model)
