@@ -137,16 +137,18 @@ def scratch_bytes(graph: KernelGraph, target: TargetSpec) -> dict[str, int]:
     return {k.name: c.scratch_bytes for k, c in zip(graph.kernels, costs, strict=True)}
 
 
-def memory(graph: KernelGraph, target: TargetSpec) -> MemoryPlan:
+def memory(graph: KernelGraph, target: TargetSpec, *, exact: bool = False) -> MemoryPlan:
     """The memory plan with the templates' scratch."""
-    return _plan(graph, _costs(graph.keys, target), target)
+    return _plan(graph, _costs(graph.keys, target), target, exact=exact)
 
 
-def _plan(graph: KernelGraph, costs: Iterable[_KernelCost], target: TargetSpec) -> MemoryPlan:
+def _plan(
+    graph: KernelGraph, costs: Iterable[_KernelCost], target: TargetSpec, *, exact: bool = False
+) -> MemoryPlan:
     pairs = [(cost.scratch_bytes, cost.ordered_pixels) for cost in costs]
     return plan(
         graph, [scratch for scratch, _ in pairs], buffer_alignment(target),
-        ordered_pixels=[ordered for _, ordered in pairs],
+        ordered_pixels=[ordered for _, ordered in pairs], exact=exact,
     )  # fmt: skip
 
 

@@ -65,7 +65,9 @@ def depth(notes: Iterable[str], function: str) -> Depth:
     known: dict[str, tuple[int, tuple[str, ...]]] = {}
     total, path = _deepest(function, frames, calls, known, ())
     library = sorted(name for name in known if name not in frames)
-    return Depth(total, path, tuple(library))
+    # Static functions carry the path of their file, which is a temporary one.
+    shown = tuple(name.rpartition(":")[2] for name in path)
+    return Depth(total, shown, tuple(library))
 
 
 def _deepest(

@@ -138,12 +138,19 @@ def _divided(
             hint="off, auto, or a number from 2 on",
         )  # fmt: skip
     found = best(graph, lambda tried: cost.memory(tried, target), strips)
+    # The plans that users would get are exact, and so is what they are told of them.
+    whole = cost.memory(graph, target, exact=True).arena_bytes
+    if found is not None and cost.memory(found[0], target, exact=True).arena_bytes >= whole:
+        found = None
     if found is None and strips is not None:
         raise InputError(
             f"running the first kernels in {strips} strips of rows does not make the arena smaller",
             where="--patches", hint="another number, or auto",
         )  # fmt: skip
-    return (graph, None) if found is None else found
+    if found is None:
+        return graph, None
+    divided, how = found
+    return divided, replace(how, whole_bytes=whole)
 
 
 def build_kernels(artifact: Artifact, name: str, cache: StageCache) -> tuple[bytes, bool]:
