@@ -14,6 +14,8 @@ from dataclasses import dataclass
 #: What a function of libgcc or the C library may take: the largest of those that kernels call
 #: (memcpy, memset, 64-bit arithmetic, binary32 without hardware) saves nine registers.
 LIBRARY_BYTES = 64
+#: Functions in assembly, whose frames compilers do not see, and what each saves: nine registers.
+ASSEMBLY, ASSEMBLY_BYTES = "edgeopt_asm_", 36
 #: Options that make the compiler write a ``.ci`` file beside each object.
 FLAGS = ("-fcallgraph-info=su",)
 
@@ -57,7 +59,10 @@ def depth(notes: Iterable[str], function: str) -> Depth:
         for line in text.splitlines():
             if node := _NODE.match(line):
                 if size := _BYTES.search(node[2]):
-                    frames[node[1]] = -1 if size[2] == "dynamic" else int(size[1])
+                    own = int(size[1])
+                    if node[1].rpartition(":")[2].startswith(ASSEMBLY):
+                        own += ASSEMBLY_BYTES
+                    frames[node[1]] = -1 if size[2] == "dynamic" else own
             elif edge := _EDGE.match(line):
                 calls.setdefault(edge[1], set()).add(edge[2])
     if function not in frames:

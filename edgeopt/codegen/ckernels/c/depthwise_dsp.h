@@ -168,7 +168,7 @@ EDGEOPT_INLINE void edgeopt_widen_nine(const int8_t *w, uint32_t *wide) {
     "ldr r12, [r0, #32]\n"        \
     "1:\n\t"
 
-EDGEOPT_NAKED void edgeopt_nine_by_two(EDGEOPT_ARGUMENTS) {
+EDGEOPT_NAKED void edgeopt_asm_nine_by_two(EDGEOPT_ARGUMENTS) {
     __asm__ volatile(
         EDGEOPT_BEGIN
         "vmov r1, r2, s10, s11\n\t"
@@ -204,7 +204,7 @@ EDGEOPT_NAKED void edgeopt_nine_by_two(EDGEOPT_ARGUMENTS) {
 }
 
 /* A stride of 2: one output at a time, 22 instructions. */
-EDGEOPT_NAKED void edgeopt_nine_by_one(EDGEOPT_ARGUMENTS) {
+EDGEOPT_NAKED void edgeopt_asm_nine_by_one(EDGEOPT_ARGUMENTS) {
     __asm__ volatile(
         EDGEOPT_BEGIN
         "vmov r1, s10\n\t"
@@ -240,11 +240,11 @@ EDGEOPT_SHARED void edgeopt_line_out_nine(
     const uint32_t *const end = ring + 12 * count;
     wide += oldest ? 2 * (3 - oldest) : 0;
     if (g->stride == 2) {
-        edgeopt_nine_by_one(ring, wide, end, y, g->out_step, channel, zero);
+        edgeopt_asm_nine_by_one(ring, wide, end, y, g->out_step, channel, zero);
         return;
     }
     if (count) {
-        edgeopt_nine_by_two(ring, wide, end, y, g->out_step, channel, zero);
+        edgeopt_asm_nine_by_two(ring, wide, end, y, g->out_step, channel, zero);
     }
     if (g->out_length & 1) {
         const uint32_t *x = end;

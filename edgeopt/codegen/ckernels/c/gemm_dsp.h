@@ -63,7 +63,7 @@ EDGEOPT_SHARED void edgeopt_widen(
  * exactly: sums r2-r5 of channel a and r6-r9 of b, inputs r10 r11, weights r12 lr, pointers r0 r1.
  * All else waits in the FPU: s8 inputs, s9 channels, s10 outputs, s11 bytes of weights of two
  * channels, s12 output channels, s13 zero point, s14 pairs left, s15 the weights' end. */
-EDGEOPT_NAKED void edgeopt_four_pixels(
+EDGEOPT_NAKED void edgeopt_asm_four_pixels(
     EDGEOPT_UNUSED const uint32_t *wide, EDGEOPT_UNUSED const int8_t *w,
     EDGEOPT_UNUSED const int32_t *channel, EDGEOPT_UNUSED int8_t *y,
     EDGEOPT_UNUSED int32_t fours, EDGEOPT_UNUSED int32_t outputs, EDGEOPT_UNUSED int32_t zero,
@@ -144,7 +144,7 @@ EDGEOPT_NAKED void edgeopt_four_pixels(
 }
 #undef EDGEOPT_TWO_INPUTS
 #else
-EDGEOPT_SHARED void edgeopt_four_pixels(
+EDGEOPT_SHARED void edgeopt_asm_four_pixels(
     const uint32_t *wide, const int8_t *w, const int32_t *channel, int8_t *y, int32_t fours,
     int32_t outputs, int32_t zero, int32_t pairs) {
     for (; pairs > 0; --pairs) {
@@ -221,12 +221,12 @@ EDGEOPT_SHARED void edgeopt_block(
         return;
     }
     if (pixels == 4 && outputs > 1) {
-        edgeopt_four_pixels(wide, w, channel, y, fours, outputs, zero, outputs / 2);
+        edgeopt_asm_four_pixels(wide, w, channel, y, fours, outputs, zero, outputs / 2);
         o = outputs & ~1;
     }
     for (; o < outputs; o += 2) { /* what would be written past the pixels or the channels */
         int8_t found[8];
-        edgeopt_four_pixels(
+        edgeopt_asm_four_pixels(
             wide, w + o * 4 * fours, channel + 2 * o, found, fours, 2, zero, 1);
         for (int32_t p = 0; p < pixels; ++p) {
             memcpy(y + p * outputs + o, found + 2 * p, o + 1 < outputs ? 2u : 1u);
