@@ -193,7 +193,8 @@ def kernels(boards: Sequence[str]) -> None:
             theirs = CMSIS_NN[name][CORES.index(core)] if name in CMSIS_NN and core in CORES else 0
             product = f"{count / key.macs:.2f}" if key.macs else "-"
             ratio = f"{count / theirs:.2f}" if theirs else "-"
-            print(f"{name:>18} {board:>16} {count:>12,} {f"{theirs:,}" if theirs else "-":>12} {ratio:>6} "
+            peer = f"{theirs:,}" if theirs else "-"
+            print(f"{name:>18} {board:>16} {count:>12,} {peer:>12} {ratio:>6} "
                   f"{product:>9} {count / math.prod(key.out_shape):>9.1f} "
                   f"{function.scratch_bytes:>7,}")  # fmt: skip
 
