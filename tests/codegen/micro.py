@@ -14,10 +14,11 @@ from pathlib import Path
 import c_harness
 import numpy as np
 
-from edgeopt.codegen import ckernels, machines
+from edgeopt.codegen import ckernels, machines, toolchain
 from edgeopt.codegen.machines import Machine
+from edgeopt.codegen.machines.image import compiler_for
 from edgeopt.codegen.storage import overlap_distance
-from edgeopt.codegen.toolchain import STRICT_FLAGS
+from edgeopt.codegen.toolchain import STRICT_FLAGS, Compiler
 from edgeopt.core.kernels import OpKey
 
 HERE = Path(__file__).parent
@@ -40,8 +41,9 @@ def check(
     *,
     flags: Sequence[str] = ("-O2",),
     cases: Mapping[OpKey, c_harness.Case] | None = None,
+    compiler: Compiler | None = None,
 ) -> dict[OpKey, int]:
-    """Run every kernel; instructions of each call.
+    """Run every kernel, compiled by another compiler than gcc if given; instructions of each call.
 
     Raises:
         AssertionError: naming each kernel that differs from the reference, and how.
@@ -52,9 +54,15 @@ def check(
     (folder / "work.bin").write_bytes(_work(keys, machine, known))
     (folder / "kernels.c").write_text(ckernels.source(keys, target))
     (folder / "calls.c").write_text(_calls(keys, machine))
+    kernels = folder / "kernels.o"
+    toolchain.compile_object(
+        compiler or compiler_for(machine), folder / "kernels.c", kernels, work=folder,
+        flags=(*flags, *STRICT_FLAGS),
+    )  # fmt: skip
     image = machines.build(
-        machine, [folder / "kernels.c", folder / "calls.c", HERE / "micro_driver.c"], folder,
-        flags=(*flags, *STRICT_FLAGS, f"-Wa,-I{folder}"), defines={"ARENA_BYTES": str(ARENA_BYTES)},
+        machine, [folder / "calls.c", HERE / "micro_driver.c"], folder, objects=[kernels],
+        flags=("-O2", *STRICT_FLAGS, f"-Wa,-I{folder}"),
+        defines={"ARENA_BYTES": str(ARENA_BYTES)},
     )  # fmt: skip
     said = machines.run(image, count=True)
     wrong = []
