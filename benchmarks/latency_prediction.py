@@ -26,7 +26,8 @@ from edgeopt.latency.model import TableModel, calibrate
 from edgeopt.ofa.spaces import load_space
 from edgeopt.pipeline.cache import StageCache, default_cache_dir
 from edgeopt.pipeline.kernel_programs import KernelPrograms
-from edgeopt.pipeline.profile import ProfileRequest, network_times, profile
+from edgeopt.pipeline.profile import ProfileRequest, profile
+from edgeopt.pipeline.profile_networks import network_times
 
 
 def show(event: str, fields: Mapping[str, object]) -> None:
@@ -56,7 +57,9 @@ def main() -> None:
         work.mkdir(parents=True, exist_ok=True)
         programs = KernelPrograms(device, (), work, StageCache(default_cache_dir()))
         count = arguments.calibrate + arguments.networks
-        times = network_times(request, space, programs, count, show)
+        times = network_times(
+            space, request.precisions, device, programs, count, progress=show
+        )  # fmt: skip
     # All are timed in turn, in one run; the table sees the first of them, the rest are fresh.
     order = list(dict.fromkeys(name.partition(" ")[2] for name in times))
     fitted = set(order[: arguments.calibrate])

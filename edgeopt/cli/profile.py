@@ -51,11 +51,18 @@ def run(
         Path | None, typer.Option("--out", "-o", help="The table's file; default: your own tables.")
     ] = None,
     minutes: Annotated[
-        float | None, typer.Option(min=0.01, help="Stop measuring kernels after this time.")
+        float | None,
+        typer.Option(min=0.01, help="Build and measure for so long: what tells most first."),
     ] = None,
     networks: Annotated[
         int, typer.Option(min=0, max=1000, help="Whole networks to time in each precision.")
     ] = 16,
+    held_out: Annotated[
+        int, typer.Option(min=0, max=1000, help="More of them, never fitted to: the truth.")
+    ] = 20,
+    decompose: Annotated[
+        bool, typer.Option("--decompose", help="Measure whole networks alone, and split them.")
+    ] = False,
     tiles: Annotated[
         bool, typer.Option("--tiles/--no-tiles", help="Measure tilings; time the best of each.")
     ] = True,
@@ -102,6 +109,8 @@ def run(
         force=force,
         budget_s=None if minutes is None else 60 * minutes,
         networks=networks,
+        held_out=held_out,
+        decompose=decompose,
         tiles=tiles,
         profile_dirs=tuple(profile_dir or ()),
     )

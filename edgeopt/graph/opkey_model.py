@@ -15,7 +15,7 @@ import numpy as np
 
 from edgeopt.core.activations import parse_text
 from edgeopt.core.errors import InputError
-from edgeopt.core.kernels import OpKey
+from edgeopt.core.kernels import KernelGraph, OpKey
 from edgeopt.core.network import Array
 
 if TYPE_CHECKING:
@@ -42,6 +42,50 @@ def model_of(key: OpKey) -> bytes:
         InputError: ONNX has no operator for this kernel.
     """
     return _Builder(key).build()
+
+
+def network_model_of(graph: KernelGraph) -> bytes:
+    """A whole network as ONNX, of the operators that `model_of` gives each of its kernels.
+
+    Raises:
+        InputError: ONNX has no operator for one of them.
+    """
+    from onnx import TensorProto, checker, helper
+
+    builder = _Builder(graph.kernels[0].key)
+    kinds = {"f32": TensorProto.FLOAT, "i8": TensorProto.INT8}
+    known: dict[str, tuple[str, tuple[int, ...]]] = {}
+    inputs: list[onnx.ValueInfoProto] = []
+    for kernel in graph.kernels:
+        key = kernel.key
+        if key.dtype not in kinds or key.out_dtype not in kinds:
+            raise _cannot(key)
+        names = []
+        for tensor, (_, shape, dtype) in zip(kernel.inputs, _inputs(key), strict=True):
+            tensor = graph.aliases.get(tensor, tensor)
+            if tensor not in known:
+                name = f"in{len(inputs)}"
+                inputs.append(helper.make_tensor_value_info(name, kinds[dtype], list(shape)))
+                known[tensor] = (name, shape)
+            names.append(builder.shaped(*known[tensor], shape))
+        builder.key, builder.integer = key, key.dtype == "i8"
+        known[graph.aliases.get(kernel.output, kernel.output)] = (
+            builder.body(names), _onnx_shape(key.out_shape)
+        )  # fmt: skip
+    outputs = []
+    kinds_of = {kernel.output: kinds[kernel.key.out_dtype] for kernel in graph.kernels}
+    for index, tensor in enumerate(graph.outputs):
+        tensor = graph.aliases.get(tensor, tensor)
+        name, shape = known[tensor]
+        builder.nodes.append(helper.make_node("Identity", [name], [f"out{index}"]))
+        outputs.append(helper.make_tensor_value_info(f"out{index}", kinds_of[tensor], list(shape)))
+    model = helper.make_model(
+        helper.make_graph(builder.nodes, "network", inputs, outputs, builder.constants),
+        opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION,
+    )  # fmt: skip
+    checker.check_model(model)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
 
 
 def feeds_of(key: OpKey, seed: int = 0) -> dict[str, Array]:
@@ -112,7 +156,7 @@ class _Builder:
             raise _cannot(key)
         inputs = _inputs(key)
         names = [name for name, _, _ in inputs]
-        output = self._body(names)
+        output = self.body(names)
         self.nodes.append(helper.make_node("Identity", [output], ["y"]))
         graph = helper.make_graph(
             self.nodes,
@@ -132,7 +176,13 @@ class _Builder:
         data: bytes = model.SerializeToString(deterministic=True)
         return data
 
-    def _body(self, names: list[str]) -> str:
+    def shaped(self, name: str, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+        """The tensor in another shape of as many numbers."""
+        if shape == wanted:
+            return name
+        return self._emit("Reshape", [name, self._constant(np.array(wanted, np.int64))])
+
+    def body(self, names: list[str]) -> str:
         """Emit the operators; returns the tensor that holds the result."""
         key = self.key
         if key.op == "quantize":

@@ -71,8 +71,8 @@ def cost_terms(keys: Sequence[OpKey]) -> Matrix:
     return np.array([features(key, SPILL_BYTES) for key in keys], dtype=np.float64)
 
 
-def _covariance(a: Matrix, b: Matrix, reach: float) -> Matrix:
-    """Matérn 3/2: smooth, yet with corners where code changes."""
+def covariance(a: Matrix, b: Matrix, reach: float) -> Matrix:
+    """Matérn 3/2 between points: smooth, yet with corners where code changes."""
     squared = (a**2).sum(1)[:, None] + (b**2).sum(1)[None, :] - 2 * a @ b.T
     distance = np.sqrt(np.maximum(squared, 0.0)) * (math.sqrt(3) / reach)
     found: Matrix = (1 + distance) * np.exp(-distance)
@@ -100,7 +100,7 @@ class ClassModel:
 
     def predict(self, keys: Sequence[OpKey]) -> tuple[Matrix, Matrix]:
         """Nanoseconds, and the standard deviation of their logarithm."""
-        cross = self.size**2 * _covariance(shape_features(keys), self.points, self.reach)
+        cross = self.size**2 * covariance(shape_features(keys), self.points, self.reach)
         base = costs(self.factors, keys)
         spread = self.size**2 - np.einsum("ij,jk,ik->i", cross, self.inverse, cross)
         deviation = self.calm * np.sqrt(np.maximum(spread, 0.0) + self.noise**2)
@@ -126,7 +126,7 @@ def fit_class(keys: Sequence[OpKey], times: Matrix) -> ClassModel:
     best: tuple[float, float, float, float, Matrix] | None = None
     for reach in _REACH:
         # One decomposition serves all sizes and noises.
-        scales, vectors = np.linalg.eigh(_covariance(points, points, reach))
+        scales, vectors = np.linalg.eigh(covariance(points, points, reach))
         scales = np.maximum(scales, 0.0)
         turned = vectors.T @ (left - mean)
         for size in _SIZE:

@@ -273,6 +273,17 @@ class KernelPrograms:
         objects, _ = compiled(jobs, self.profile.target, self.cache)
         return joined(jobs, objects)
 
+    def ready(self, keys: Sequence[OpKey]) -> None:
+        """Compile kernels side by side; networks of them can then be built in several threads.
+
+        Raises:
+            InputError: a kernel has no template.
+            ToolError: the compiler fails.
+        """
+        kernels = [(key, self.choices.get(key, MODEL)) for key in dict.fromkeys(keys)]
+        self._find_compiler()
+        self._compile(kernels)
+
     def network(self, graph: KernelGraph) -> Program:
         """A program that times a whole network, with made-up constants.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,12 +20,16 @@ from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InputError, suggest
 from edgeopt.core.kernels import Kernel, OpKey
+from edgeopt.latency.combine import METHODS
+from edgeopt.latency.select import estimates
 from edgeopt.pipeline import enumerate as kernels
+from edgeopt.pipeline.active import measure_actively, usage_of
 from edgeopt.pipeline.boards import HERE, Board, Reach, open_board, recorded, settle, unique
 from edgeopt.pipeline.cache import StageCache, default_cache_dir
 from edgeopt.pipeline.compile import Progress, no_progress
 from edgeopt.pipeline.kernel_store import codegen_version
 from edgeopt.pipeline.local_table import QUICK
+from edgeopt.pipeline.profile_networks import Times, network_times, with_networks
 
 if TYPE_CHECKING:
     from edgeopt.core.space import SearchSpace
@@ -33,9 +37,12 @@ if TYPE_CHECKING:
     from edgeopt.latency.meters import Meter
     from edgeopt.latency.protocol import Progress as Standing
     from edgeopt.latency.protocol import Result
-    from edgeopt.latency.table import Calibration, LatencyTable
+    from edgeopt.latency.table import LatencyTable
     from edgeopt.pipeline.kernel_programs import KernelPrograms
 
+#: Of a budget, what goes to kernels; the rest is for whole networks.
+KERNEL_SHARE = 0.6
+_IDENTITY = ("device", "fingerprint", "runtime", "runtime_version", "threads")
 STAGES = ("device", "enumerate", "build", "measure", "networks", "table")
 RUNTIMES = ("edgeopt", "onnxruntime")
 #: What a user calls a meter -> the runtime that it times.
@@ -57,8 +64,11 @@ class ProfileRequest:
         out: the table's file; the user's table folder by default.
         resume: continue a measurement that was cut off.
         force: measure again what the table already has.
-        budget_s: stop measuring kernels after so many seconds.
-        networks: whole networks to time in each precision; 0 leaves the table uncalibrated.
+        budget_s: building and measuring may take so many seconds; the most telling kernels are
+            measured first.
+        networks: subnets to fit the step to whole networks to; 0 leaves the table uncalibrated.
+        held_out: subnets beyond them, never fitted to: they say what a prediction is worth.
+        decompose: measure whole networks alone, and split their times onto kernels.
         tiles: measure the tilings of each kernel first, and time it with the best.
     """
 
@@ -74,6 +84,8 @@ class ProfileRequest:
     force: bool = False
     budget_s: float | None = None
     networks: int = 16
+    held_out: int = 20
+    decompose: bool = False
     tiles: bool = True
     seed: int = 0
     cache: bool = True
@@ -180,10 +192,16 @@ def profile(request: ProfileRequest, progress: Progress = no_progress) -> Profil
         progress("start", {"stage": "enumerate"})
         space = _space(request)
         keys = _keys(request, device, space)
+        if request.decompose and (space is None or request.replay is not None):
+            raise InputError(
+                "only subnets of a search space can be decomposed", where="--decompose",
+                hint="name a search space with --space",
+            )  # fmt: skip
         path = _path(request, device, board)
         meter = _meter(request, board, programs, Path(folder), progress)
         known = _known(request, device, meter, path)
         todo = tuple(key for key in keys if known is None or key not in known.entries)
+        todo = () if request.decompose else todo
         notes = path.with_name(path.name + ".tiles")
         journal = path.with_name(path.name + ".journal")
         if programs is not None:
@@ -197,28 +215,50 @@ def profile(request: ProfileRequest, progress: Progress = no_progress) -> Profil
         result = None
         if todo:
             progress("start", {"stage": "measure"})
-            result = profile_device(
-                device, todo, meter, journal, resume=request.resume,
-                budget_s=request.budget_s, monitor=board.monitor,
-                progress=_telling(board, progress), keep=True,
-            )  # fmt: skip
+            telling = _telling(board, progress)
+            if request.budget_s is None or space is None:
+                result = profile_device(
+                    device, todo, meter, journal, resume=request.resume,
+                    budget_s=request.budget_s, monitor=board.monitor, progress=telling,
+                    keep=True,
+                )  # fmt: skip
+            else:
+                share = KERNEL_SHARE if request.networks else 1.0
+                result = measure_actively(
+                    device, _usage(request, device, space, todo), meter, journal,
+                    estimates(device), resume=request.resume,
+                    budget_s=share * request.budget_s - (time.monotonic() - began),
+                    monitor=board.monitor, progress=telling,
+                )  # fmt: skip
             told = {**result.table.conditions, **settle(board, meter)}
             result.table = replace(result.table, conditions=told)
             if programs is not None:
                 result.table = _with_choices(result.table, programs.choices)
             progress("end", {"stage": "measure", "text": _measured(result)})
-        table = _joined(known, result)
+        table = _joined(known, result, device, meter)
         table.save(path)  # before its journal goes, and whatever becomes of whole networks
         if result is None or not result.unfinished:
             journal.unlink(missing_ok=True)
             notes.unlink(missing_ok=True)
 
         progress("start", {"stage": "networks"})
-        times: dict[str, tuple[tuple[OpKey, ...], float]] = {}
-        if space is not None and request.networks and programs is not None:
-            times = network_times(request, space, programs, request.networks, progress, board=board)
-            table = _calibrate(table, times)
-        progress("end", {"stage": "networks", "text": _calibrated(table.calibration)})
+        times: Times = {}
+        timeable = programs is not None or (request.replay is None and not board.remote)
+        if space is not None and request.networks and timeable:
+            visits = path.with_name(path.name + ".networks")
+            if not request.resume:
+                visits.unlink(missing_ok=True)
+            spent = time.monotonic() - began
+            times = network_times(
+                space, request.precisions, device, programs, request.networks + request.held_out,
+                seed=request.seed, progress=progress, board=board, journal=visits,
+                identity=dict(zip(_IDENTITY, table.identity, strict=True)),
+                budget_s=None if request.budget_s is None else max(request.budget_s - spent, 10.0),
+            )  # fmt: skip
+            methods = ("decomposition",) if request.decompose else METHODS
+            table = with_networks(table, times, request.networks, methods)
+            visits.unlink(missing_ok=True)
+        progress("end", {"stage": "networks", "text": _calibrated(table)})
 
         progress("start", {"stage": "table"})
         table.save(path)
@@ -396,59 +436,23 @@ def _with_choices(table: LatencyTable, choices: Mapping[OpKey, Choice]) -> Laten
     return replace(table, entries=entries)
 
 
-def _joined(known: LatencyTable | None, result: Result | None) -> LatencyTable:
+def _joined(
+    known: LatencyTable | None, result: Result | None, device: DeviceProfile, meter: Meter
+) -> LatencyTable:
+    from edgeopt.latency.table import LatencyTable
+
     if result is None:
-        assert known is not None
-        return known
+        identity = (device.name, device.fingerprint, meter.runtime, meter.runtime_version)
+        return known or LatencyTable(*identity, meter.threads, {})
     return result.table if known is None else known.merged(result.table)
 
 
-def _calibrate(
-    table: LatencyTable, times: Mapping[str, tuple[tuple[OpKey, ...], float]]
-) -> LatencyTable:
-    """Fitted on whole networks, if there are enough of them."""
-    from edgeopt.latency.model import calibrate
-
-    return replace(table, calibration=calibrate(table, times)) if len(times) >= 8 else table
-
-
-def network_times(
-    request: ProfileRequest,
-    space: SearchSpace,
-    programs: KernelPrograms,
-    count: int,
-    progress: Progress = no_progress,
-    board: Board | None = None,
-) -> dict[str, tuple[tuple[OpKey, ...], float]]:
-    """Random subnets: name -> (kernels, measured nanoseconds), in every precision asked for.
-
-    A name is the precision, a blank, and the subnet. Subnets of a smaller count come first in
-    those of a larger one.
-    """
-    from edgeopt.latency.meters.steady import SteadyProgram
-    from edgeopt.pipeline.network_times import Program, time_networks
-
-    graphs = {
-        f"{precision} {config}": kernels.lowered(space, config, precision, programs.profile.target)
-        for config in kernels.subnets(space, count, request.seed + 1)
-        for precision in request.precisions
-    }
-    built: dict[str, Program] = {}
-    for name, graph in graphs.items():
-        program = programs.network(graph)
-        built[name] = program if board is None else SteadyProgram(program, board.recovery)
-        text = f"built {len(built)} of {len(graphs)} networks"
-        progress("detail", {"stage": "networks", "text": text})
-        if board is not None:
-            board.renew()
-    times = time_networks(
-        built,
-        cpu=None if board is None else board.cpu,
-        tick=lambda done, total: progress(
-            "detail", {"stage": "networks", "text": f"round {done} of {total}"}
-        ),
-    )
-    return {name: (graphs[name].keys, value) for name, value in times.items()}
+def _usage(
+    request: ProfileRequest, device: DeviceProfile, space: SearchSpace, todo: Sequence[OpKey]
+) -> dict[OpKey, float]:
+    """How often networks run the kernels to measure; those of models named are run once."""
+    usage = usage_of(space, request.precisions, device)
+    return {key: usage.get(key, 1.0) for key in todo}
 
 
 def _measured(result: Result) -> str:
@@ -465,10 +469,17 @@ def _measured(result: Result) -> str:
     return text
 
 
-def _calibrated(calibration: Calibration | None) -> str:
+def _calibrated(table: LatencyTable) -> str:
+    calibration, truth = table.calibration, table.truth
     if calibration is None:
         return "not timed: the error on whole networks is unknown"
+    text = f"{calibration.networks} networks fitted ({calibration.method})"
+    if truth is None:
+        return (
+            f"{text}: error {calibration.mape:.1%} on those left out, "
+            f"{calibration.within_10:.0%} within 10 %, Spearman {calibration.spearman:.3f}"
+        )
     return (
-        f"{calibration.networks} networks: error {calibration.mape:.1%} on those left out, "
-        f"{calibration.within_10:.0%} within 10 %, Spearman {calibration.spearman:.3f}"
+        f"{text}, {truth.networks} held out: error {truth.mape:.1%}, {truth.within_10:.0%} within "
+        f"10 %, Spearman {truth.spearman:.3f}"
     )
