@@ -85,6 +85,25 @@ def render_kernel_bench(
     Raises:
         ValueError: a constant is missing, or two functions have the same key and tiling.
     """
+    kernels, pool = kernel_views(functions, constants, symbol_prefix, input_bytes)
+    arrays = [
+        ArrayView(a.symbol, a.c_type, a.elements, a.word_count, words(a.data)) for a in pool.arrays
+    ]
+    table = render_template("kernel_table.c.j2", kernels=kernels, arrays=arrays)
+    return {"kernel_table.c": table, **{name: runtime_file(name) for name in _FILES}}
+
+
+def kernel_views(
+    functions: Sequence[KernelFunction],
+    constants: Sequence[Mapping[str, Array]],
+    symbol_prefix: str = "",
+    input_bytes: Mapping[str, Sequence[int]] | None = None,
+) -> tuple[list[KernelView], Pool]:
+    """The kernels as the table has them, and the constants it embeds; see `render_kernel_bench`.
+
+    Raises:
+        ValueError: a constant is missing, or two functions have the same key and tiling.
+    """
     if len({f.symbol for f in functions}) != len(functions):
         raise ValueError("two functions have the same key and tiling")
     keys = Counter(function.key for function in functions)
@@ -103,11 +122,7 @@ def render_kernel_bench(
         )
         for function, values in zip(functions, constants, strict=True)
     ]
-    arrays = [
-        ArrayView(a.symbol, a.c_type, a.elements, a.word_count, words(a.data)) for a in pool.arrays
-    ]
-    table = render_template("kernel_table.c.j2", kernels=kernels, arrays=arrays)
-    return {"kernel_table.c": table, **{name: runtime_file(name) for name in _FILES}}
+    return kernels, pool
 
 
 def identity(key: OpKey, choice: Choice) -> str:

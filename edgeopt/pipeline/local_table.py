@@ -52,6 +52,8 @@ def model_for(
     Raises:
         InputError: ``strict`` and nothing was measured, or a table is broken.
     """
+    if profile.kind == "firmware":
+        return _of_firmware(profile, strict=strict, space=space, detail=detail)
     version = codegen_version()
     if any_table:
         return latency.load_model(
@@ -78,6 +80,33 @@ def model_for(
             return latency.load_model(profile, threads=threads)
     found = latency.load_model(profile, strict=strict, runtime_version=version)
     return found if threads == 1 else OneThread(found, threads)
+
+
+def _of_firmware(
+    profile: DeviceProfile,
+    *,
+    strict: bool,
+    space: SearchSpace | None,
+    detail: Callable[[str], None] | None,
+) -> LatencyModel:
+    """A microcontroller's model: counted instructions where a space's kernels can be counted."""
+    from edgeopt.pipeline.firmware_meter import Simulated, ckernels_version
+    from edgeopt.pipeline.profile_firmware import ensure_table
+
+    version = ckernels_version()
+    if space is not None:
+        store = StageCache(default_cache_dir())
+        try:
+            if latency.find_table(profile, runtime_version=version) is None and detail:
+                detail(f"counting kernels on an emulated {profile.core}, once")
+            ensure_table(profile, space, store)
+        except (EdgeoptError, OSError) as error:
+            if detail:
+                detail(f"could not count kernels: {error}")
+    found = latency.load_model(profile, strict=strict, runtime_version=version)
+    table = latency.find_table(profile, runtime_version=version)
+    simulated = table is not None and table.source is Source.SIMULATED
+    return Simulated(found, profile) if simulated else found
 
 
 @dataclass(frozen=True, slots=True)

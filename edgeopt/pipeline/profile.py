@@ -182,6 +182,10 @@ def profile(request: ProfileRequest, progress: Progress = no_progress) -> Profil
 
     progress("start", {"stage": "device"})
     device = devices.load(request.device, request.profile_dirs)
+    if device.kind == "firmware" and request.replay is None:
+        from edgeopt.pipeline.profile_firmware import profile_firmware
+
+        return profile_firmware(request, device, progress)
     with (
         tempfile.TemporaryDirectory(prefix="edgeopt-") as folder,
         _board(request, device, progress) as board,
