@@ -19,7 +19,7 @@ _BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
 #: by hand, and pages say so beside them.
 _NOT_RUN = re.compile(
     r"^(make|git|pip|apt-get|cd|sudo) |--host |\bedgeopt train\b|--against-ort"
-    r"|\bedgeopt profile\b|^python benchmarks/"
+    r"|\bedgeopt profile (?!--new|tiny_cnn.onnx)|^python benchmarks/"
 )
 
 
