@@ -89,14 +89,14 @@ def library_of(manifest: Manifest, files: dict[str, bytes], request: PackageRequ
     sources = library_files(files, str(request.bundle))
     profile = devices.load(manifest.device, request.profile_dirs)
     known = "Apache-2.0" if manifest.source.startswith("zoo:") else UNKNOWN_LICENCE
-    shown = [show_figure(figure) for figure in manifest.figures]
+    shown = [(*show_figure(figure)[:2], figure.source) for figure in manifest.figures]
     return Library(
         name=manifest.name,
         device=profile.title,
         arch=profile.target.arch,
         features=profile.target.features,
         files=sources,
-        facts=tuple((title, f"{value} ({how})") for title, value, how in shown),
+        facts=tuple((title, f"{value}, {source}") for title, value, source in shown),
         version=request.version,
         vendor=request.vendor,
         maintainer=request.maintainer,

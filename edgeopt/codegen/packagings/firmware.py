@@ -60,6 +60,7 @@ def files(code: Code, package: Package) -> dict[str, bytes]:
     }
     found = {
         "CMakeLists.txt": render_template("firmware_cmake.txt.j2", **values),
+        f"cmake/{code.model.id}Config.cmake": render_template("config.cmake.j2", **values),
         "README.md": render_template("README.md.j2", **values),
         f"cmake/{profile.name}.cmake": render_template("firmware_toolchain.cmake.j2", **values),
         "firmware/demo.c": render_template("firmware_demo.c.j2", **values),
