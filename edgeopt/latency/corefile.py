@@ -7,16 +7,17 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edgeopt.core.errors import InputError
+from edgeopt.core.errors import InputError, suggest
 from edgeopt.core.files import read_bytes, write_atomic
 from edgeopt.latency.coremodel import CoreFit, Trust
-from edgeopt.latency.prior import NAMES, deviations
+from edgeopt.latency.prior import NAMES
 from edgeopt.latency.update import Belief
 
 FORMAT = "edgeopt-core-fit"
 SCHEMA = 1
 SUFFIX = ".core.json"
 MAX_BYTES = 4 * 1024 * 1024
+MAX_LOG = 50.0  # natural logarithms: more is no factor that anything has
 _DIGITS = 5
 
 
@@ -87,8 +88,6 @@ def save_fit(fit: CoreFit, path: Path) -> None:
 def load_fit(path: Path) -> CoreFit:
     """Read a fit strictly.
 
-    Factors that this edgeopt has and the file lacks are as before any measurement.
-
     Raises:
         InputError: naming what is not as it must be.
     """
@@ -106,16 +105,21 @@ def load_fit(path: Path) -> CoreFit:
         raise refuse(f"format is {document.format!r}, not {FORMAT!r}")
     if document.schema != SCHEMA:
         raise refuse(f"schema {document.schema} is not known; this edgeopt reads {SCHEMA}")
-    if document.threads < 0 or document.noise <= 0:
-        raise refuse("threads and noise cannot be negative")
+    trust = document.trust
+    if not (document.threads >= 0 < document.noise <= MAX_LOG and 0 < trust.widen <= MAX_LOG):
+        raise refuse("threads, noise or widen cannot be")
+    if trust.rows < 1 or trust.mape < 0:
+        raise refuse("rows and mape cannot be")
     names = list(document.factors)
-    unknown = [name for name in names if name not in NAMES]
-    if unknown:
-        raise refuse(f"unknown factor {unknown[0]!r}: written by a newer edgeopt?")
+    for name in names:
+        if name not in NAMES:
+            raise refuse(f"unknown factor {name[:60]!r}: {suggest(name[:60], NAMES)}")
+    missing = [name for name in NAMES if name not in names]
+    if missing:
+        raise refuse(f"factor {missing[0]!r} is missing")
     if [len(row) for row in document.correlations] != list(range(1, len(names))):
         raise refuse("the correlations do not match the factors")
-    device, own = deviations(document.runtime, document.threads)
-    mean, spread = np.zeros(len(NAMES)), np.hypot(device, own)
+    mean, spread = np.zeros(len(NAMES)), np.ones(len(NAMES))
     correlation = np.eye(len(NAMES))
     place = [NAMES.index(name) for name in names]
     for index, name in zip(place, names, strict=True):
@@ -125,8 +129,8 @@ def load_fit(path: Path) -> CoreFit:
             correlation[place[row], place[column]] = value
             correlation[place[column], place[row]] = value
     covariance = correlation * np.outer(spread, spread)
-    if not np.isfinite(mean).all() or spread.min() <= 0:
-        raise refuse("factors must be finite, their deviations positive")
+    if np.abs(mean).max() > MAX_LOG or not 0 < spread.min() <= spread.max() <= MAX_LOG:
+        raise refuse(f"factors must be between -{MAX_LOG:g} and {MAX_LOG:g}, deviations positive")
     if np.linalg.eigvalsh(correlation).min() < -1e-3:
         raise refuse("the correlations are not those of anything")
     return CoreFit(

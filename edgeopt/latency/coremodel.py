@@ -180,10 +180,10 @@ class CoreModel:
         )  # fmt: skip
 
 
-def prior_belief(runtime: str, threads: int) -> Belief:
+def prior_belief(profile: DeviceProfile, runtime: str, threads: int) -> Belief:
     """What is held before anything was measured on a device."""
     device, own = deviations(runtime, threads)
-    return Belief(expectation(runtime), np.diag(device**2 + own**2))
+    return Belief(expectation(runtime, profile.arch), np.diag(device**2 + own**2))
 
 
 def core_model(
@@ -212,7 +212,7 @@ def core_model(
         measure = "; `edgeopt profile` measures" if profile.folder is None else ""
         return CoreModel(
             **fixed,  # type: ignore[arg-type]
-            belief=prior_belief(runtime, threads),
+            belief=prior_belief(profile, runtime, threads),
             how="estimated from the facts of its profile alone (clock, vector instructions, "
             f"caches{assumed}){measure}",
         )
@@ -236,8 +236,8 @@ def core_model(
         **fixed,  # type: ignore[arg-type]
         belief=carried(
             fit.belief,
-            prior_belief(fit.runtime, fit.threads),
-            prior_belief(runtime, threads),
+            prior_belief(profile, fit.runtime, fit.threads),
+            prior_belief(profile, runtime, threads),
             DEVICE,
         ),
         other=fit.runtime,

@@ -68,12 +68,14 @@ def peaks_of(profile: DeviceProfile) -> Peaks:
         floats = 1 / SOFT_FLOAT_CYCLES
     elif lanes == 1:
         floats = 1 / 3  # VFMA takes 3 cycles (Cortex-M4 Technical Reference Manual, 100166)
+    # A larger processor whose first cache alone is known has others that are not.
+    inner = profile.l1d_bytes if profile.kind == "firmware" else None
     return Peaks(
         clock_hz=clock_hz,
         lanes=lanes,
         macs_per_cycle={"f32": floats, "i8": lanes * issue * _products_a_lane(profile)},
         l2_bytes=profile.l2_bytes or profile.l1d_bytes or 0,
-        last_bytes=profile.l3_bytes or profile.l2_bytes or profile.l1d_bytes or 0,
+        last_bytes=profile.l3_bytes or profile.l2_bytes or inner or 0,
         cores=profile.cores,
         assumed=tuple(assumed),
     )

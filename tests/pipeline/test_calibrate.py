@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from benchmarks.cells import nas_bench_201, random_cell
 from edgeopt import devices
@@ -20,6 +22,7 @@ from edgeopt.graph.importer import import_network
 from edgeopt.graph.load import load_model
 from edgeopt.latency.corefile import load_fit
 from edgeopt.latency.coremodel import CoreModel, core_model
+from edgeopt.latency.measured import read_measured
 from edgeopt.latency.prior import NAMES
 from edgeopt.latency.select import estimates
 from edgeopt.pipeline.calibrate import Request, calibrate
@@ -298,3 +301,22 @@ def test_the_answer_is_json(tmp_path: Path, networks: list[Path]) -> None:
     done = calibrate(Request("rpi4", write(tmp_path, "model,ms,precision", *rows(networks[:2]))))
     document = json.loads(msgspec.json.encode(done))
     assert document["schema"] == 1 and document["mape_left_out"] is None
+
+
+FIELDS = st.one_of(
+    st.sampled_from(["model", "ms", "kernel", "1", "-1", "nan", "1e999", "", '"', "int8", "\x00"]),
+    st.text(max_size=8),
+)
+
+
+@given(st.lists(st.lists(FIELDS, max_size=4), max_size=4), st.booleans())
+@settings(max_examples=150)
+def test_no_file_is_met_with_anything_but_an_answer(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[list[str]], header: bool
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "any.csv"
+    text = "\n".join(",".join(fields) for fields in lines)
+    path.write_text(("model,ms\n" if header else "") + text, encoding="utf-8", errors="replace")
+    with pytest.raises(InputError) as caught:
+        read_measured(path, "rpi4")
+    assert caught.value.where.startswith(str(path)) and caught.value.hint
