@@ -9,12 +9,14 @@ from typing import Annotated
 import msgspec
 import typer
 
+from edgeopt.cli import table_files
 from edgeopt.cli.console import stdout, table
 
 app = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Latency tables of boards.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
+table_files.add_to(app)
 
 
 @app.command("calibrate")
