@@ -369,6 +369,13 @@ def test_checksum_of_the_standard_text() -> None:
     assert frame("info") == b"info *92CA\n"
 
 
+def test_the_lines_in_the_documentation() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "boards.md").read_text()
+    lines = re.findall(r"^    [<>] (.*)$", page, re.MULTILINE)
+    assert len(lines) == 6
+    assert [line for line in lines if parse(line.encode()) is None] == []
+
+
 @pytest.mark.parametrize(
     "compiler", ["gcc", "clang", "arm-none-eabi-gcc -mcpu=cortex-m0plus -mthumb"]
 )
