@@ -216,6 +216,7 @@ def _document(report: ProfileReport) -> dict[str, object]:
         "skipped": {str(key): why for key, why in report.skipped.items()},
         "unfinished": [str(key) for key in report.unfinished],
         "calibration": None if calibration is None else asdict(calibration),
+        "truth": None if report.table.truth is None else asdict(report.table.truth),
         "conditions": dict(report.table.conditions),
         "drift": round(report.drift, 4),
         "disturbed": report.disturbed,
@@ -258,6 +259,16 @@ def _show(report: ProfileReport, page: Path | None) -> None:
                 f"{calibration.networks} left out in turn: error {calibration.mape:.1%} on "
                 f"average, {calibration.worst_error:.1%} at worst, "
                 f"{calibration.within_10:.0%} within 10 %, Spearman {calibration.spearman:.3f}",
+            )
+        )
+    truth = found.truth
+    if truth is not None:
+        rows.append(
+            (
+                "held out",
+                f"{truth.networks} networks nothing was fitted to: error {truth.mape:.1%} on "
+                f"average, {truth.worst_error:.1%} at worst, {truth.within_10:.0%} within 10 %, "
+                f"Spearman {truth.spearman:.3f}",
             )
         )
     rows += _circumstances(report)

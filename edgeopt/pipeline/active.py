@@ -111,7 +111,8 @@ def measure_actively(
         result = profile_device(
             device, chosen, meter, journal_path, resume=resume or rounds > 0, keep=True,
             budget_s=None if budget_s is None else max(budget_s - spent, 1.0),
-            protocol=replace(protocol, seed=protocol.seed + rounds), progress=progress,
+            protocol=replace(protocol, seed=protocol.seed + rounds),
+            progress=_of_all(progress, len(measured), len(keys)),
             clock=clock, monitor=monitor,
         )  # fmt: skip
         found = result if found is None else _together(found, result)
@@ -129,6 +130,15 @@ def measure_actively(
         )  # fmt: skip
     unfinished = tuple(k for k in keys if k not in found.table.entries and k not in refused)
     return replace(found, skipped=refused, unfinished=unfinished)
+
+
+def _of_all(
+    progress: Callable[[Progress], None] | None, before: int, total: int
+) -> Callable[[Progress], None] | None:
+    """Tells where a round stands among all kernels."""
+    if progress is None:
+        return None
+    return lambda state: progress(replace(state, done=before + state.done, total=total))
 
 
 def next_kernels(

@@ -1,16 +1,22 @@
-"""Timing whole networks under onnxruntime on this machine, with an anchor beside every run."""
+"""Timing whole networks under onnxruntime, here or on a board, with an anchor beside every run."""
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgeopt.core.kernels import KernelGraph
-from edgeopt.pipeline.network_times import Visit
+from edgeopt.pipeline.network_times import Visit, read_visit
+
+if TYPE_CHECKING:
+    from edgeopt.latency.meters.steady import SteadyProgram
+    from edgeopt.pipeline.boards import Board
 
 #: Side of the matrices whose product is the anchor: a few microseconds on a core.
 _SIDE = 48
@@ -91,3 +97,59 @@ class OrtNetworks:
         begin = time.perf_counter_ns()
         np.dot(self._left, self._right, out=self._result)
         return float(time.perf_counter_ns() - begin)
+
+
+@dataclass(slots=True)
+class BoardOrtNetworks:
+    """Visits to networks under the onnxruntime of a board.
+
+    Attributes:
+        graphs: name -> the network.
+        board: where they run.
+        threads: of each session.
+    """
+
+    graphs: Mapping[str, KernelGraph]
+    board: Board
+    threads: int = 1
+    min_us: int = 8000
+    runs: int = 24
+    _programs: dict[str, SteadyProgram] = field(default_factory=dict, repr=False)
+    _work: tempfile.TemporaryDirectory[str] | None = field(default=None, repr=False)
+
+    def prepare(self, name: str) -> None:
+        """Make the program of a network, if there is none yet."""
+        from edgeopt.core.files import digest
+        from edgeopt.graph.opkey_model import network_model_of
+        from edgeopt.latency.meters.board_ort import network_program
+        from edgeopt.latency.meters.steady import SteadyProgram
+
+        if name in self._programs:
+            return
+        assert self.board.session is not None
+        if self._work is None:
+            self._work = tempfile.TemporaryDirectory(prefix="edgeopt-")
+        program = network_program(
+            self.board.session, Path(self._work.name), digest(name.encode())[:16],
+            network_model_of(self.graphs[name]), self.threads,
+        )  # fmt: skip
+        self._programs[name] = SteadyProgram(program, self.board.recovery)
+
+    def __call__(self, name: str) -> Visit:
+        """One visit.
+
+        Raises:
+            BoardError: the board does not answer, or prints something else.
+        """
+        self.prepare(name)
+        options = ["--samples", str(self.runs), "--min-us", str(self.min_us)]
+        if self.board.cpu is not None:
+            options += ["--cpu", str(self.board.cpu)]
+        self.board.renew()
+        return read_visit("".join(self._programs[name].run(options)))
+
+    def close(self) -> None:
+        """Remove the models."""
+        if self._work is not None:
+            self._work.cleanup()
+            self._work = None

@@ -19,6 +19,7 @@ from edgeopt import devices
 from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InputError, suggest
+from edgeopt.core.estimates import Source
 from edgeopt.core.kernels import Kernel, OpKey
 from edgeopt.latency.combine import METHODS
 from edgeopt.latency.select import estimates
@@ -235,7 +236,8 @@ def profile(request: ProfileRequest, progress: Progress = no_progress) -> Profil
                     monitor=board.monitor, progress=telling,
                 )  # fmt: skip
             told = {**result.table.conditions, **settle(board, meter)}
-            result.table = replace(result.table, conditions=told)
+            source = Source.SIMULATED if "emulated" in told else result.table.source
+            result.table = replace(result.table, conditions=told, source=source)
             if programs is not None:
                 result.table = _with_choices(result.table, programs.choices)
             progress("end", {"stage": "measure", "text": _measured(result)})
@@ -247,8 +249,7 @@ def profile(request: ProfileRequest, progress: Progress = no_progress) -> Profil
 
         progress("start", {"stage": "networks"})
         times: Times = {}
-        timeable = programs is not None or (request.replay is None and not board.remote)
-        if space is not None and request.networks and timeable:
+        if space is not None and request.networks and request.replay is None:
             visits = path.with_name(path.name + ".networks")
             if not request.resume:
                 visits.unlink(missing_ok=True)

@@ -60,7 +60,7 @@ def network_times(
         space: what they are of.
         precisions: ``f32``, ``i8``.
         device: the device.
-        programs: builds their programs; None measures them under onnxruntime on this machine.
+        programs: builds their programs; None measures them under onnxruntime.
         count: subnets at most.
         seed: of the choice.
         progress: told what is done.
@@ -74,12 +74,16 @@ def network_times(
         BoardError: a program fails.
     """
     from edgeopt.pipeline.network_times import NetworkLog, ProgramNetworks, measure
-    from edgeopt.pipeline.ort_networks import OrtNetworks
+    from edgeopt.pipeline.ort_networks import BoardOrtNetworks, OrtNetworks
 
     began = time.monotonic()
     graphs: dict[str, KernelGraph] = {}
     built: dict[str, Program] = {}
-    under_ort = OrtNetworks(graphs, threads=device.threads) if programs is None else None
+    under_ort: OrtNetworks | BoardOrtNetworks | None = None
+    if programs is None and board is not None and board.remote:
+        under_ort = BoardOrtNetworks(graphs, board, threads=device.threads)
+    elif programs is None:
+        under_ort = OrtNetworks(graphs, threads=device.threads)
     configs = kernels.subnets(space, count, seed + 1)
     for start in range(0, len(configs), CHUNK):
         spent = time.monotonic() - began
@@ -120,6 +124,8 @@ def network_times(
         )  # fmt: skip
     finally:
         log.close()
+        if isinstance(under_ort, BoardOrtNetworks):
+            under_ort.close()
     return {name: (graphs[name].keys, times[name].median_ns) for name in graphs}
 
 

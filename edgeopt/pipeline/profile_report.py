@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -124,7 +125,15 @@ def _figures(report: ProfileReport) -> list[tuple[str, str]]:
     rows.append(
         ("drift", f"anchor at most {max(report.drift, 0.0):.1%} above its best; {repeated}")
     )
-    found = table.calibration
+    found, truth = table.calibration, table.truth
+    if truth is not None:
+        rows.append((
+            "networks held out",
+            f"{truth.networks}: error {truth.mape:.1%} on average, {truth.worst_error:.1%} at "
+            f"worst, {truth.within_5:.0%} within 5 %, {truth.within_10:.0%} within 10 %, Spearman "
+            f"{truth.spearman:.3f}; 90 % interval ±{math.expm1(truth.interval):.1%}, which holds "
+            f"{truth.covered:.0%} of them when made from the others",
+        ))  # fmt: skip
     if found is None:
         rows.append(("whole networks", "not timed: the table's error is unknown"))
     else:
@@ -167,8 +176,17 @@ def _charts(report: ProfileReport) -> list[tuple[str, str, Any]]:
             "Kernels that only read and write, by class.",
             _sizes(report.table, moving, lambda key: key.activation_bytes, "bytes of activations"),
         ))  # fmt: skip
-    found = residuals(report.table, report.networks)
-    if found:
+    truth = report.table.truth
+    if truth is not None:
+        rows = [Residual(row.name, row.measured_ns, row.predicted_ns) for row in truth.rows]
+        charts.append((
+            "Networks held out",
+            "Whole networks that nothing was fitted to; above the line the prediction was too "
+            "high. The bands are 5 % and 10 %; the 90 % interval of later predictions is "
+            f"±{math.expm1(truth.interval):.1%}.",
+            _residuals(rows),
+        ))  # fmt: skip
+    elif found := residuals(report.table, report.networks):
         charts.append((
             "Networks left out",
             "Every network was predicted by a table that was calibrated on the others; above the "

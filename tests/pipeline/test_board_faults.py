@@ -25,7 +25,7 @@ from edgeopt.pipeline.cache import StageCache
 from edgeopt.pipeline.kernel_programs import KernelPrograms
 
 LOCAL = devices.load("local")
-QUICK = Protocol(spread=1.0, drift=1e9, max_settle=3, chunk=8)
+QUICK = Protocol(spread=1.0, drift=1e9, max_settle=3, chunk=8, max_windows=3)
 SPACE = load_space("cifar")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from edgeopt.pipeline.profile import ProfileRequest, parse_meters, profile
 
 MODEL = Path(__file__).resolve().parents[1] / "models" / "tiny_cnn.onnx"
 OVER_A_LINK = Reach(transport="local")
-QUICK = protocol.Protocol(spread=1.0, drift=1e9, max_settle=3)
+QUICK = protocol.Protocol(spread=1.0, drift=1e9, max_settle=3, max_windows=3)
 
 
 @pytest.fixture(autouse=True)
@@ -138,3 +139,29 @@ def test_meters_have_names() -> None:
     with pytest.raises(InputError, match="unknown meter 'otr'") as caught:
         parse_meters("otr")
     assert "ort" in caught.value.hint
+
+
+@pytest.mark.slow
+def test_whole_networks_under_a_boards_onnxruntime(
+    tmp_path: Path, needs_tool: Callable[[str], str]
+) -> None:
+    from edgeopt.latency.lock import NAME
+    from edgeopt.ofa.spaces import load_space
+    from edgeopt.pipeline.boards import open_board
+    from edgeopt.pipeline.enumerate import lowered, subnets
+    from edgeopt.pipeline.ort_networks import BoardOrtNetworks
+
+    space = load_space("cifar")
+    (config,) = subnets(space, 1, 0)
+    graphs = {precision: lowered(space, config, precision) for precision in ("f32", "i8")}
+    device = devices.load("local")
+    with open_board(device, OVER_A_LINK, tmp_path / "locks") as board:
+        networks = BoardOrtNetworks(graphs, board, min_us=500, runs=5)
+        for name in graphs:
+            visit = networks(name)
+            assert len(visit.samples_ns) == len(visit.anchors_ns) >= 5
+            assert 1e3 < min(visit.samples_ns) < 1e9 and min(visit.anchors_ns) > 0
+        networks.close()
+        held = Path(tempfile.gettempdir()) / NAME
+        assert held.is_symlink()
+    assert not held.is_symlink()

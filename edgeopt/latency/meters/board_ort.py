@@ -61,6 +61,25 @@ class OrtPrograms:
         return program, failed
 
 
+def network_program(
+    session: Session, work: Path, name: str, model: bytes, threads: int = 1
+) -> BoardProgram:
+    """What runs a whole network under the board's onnxruntime: one visit a run.
+
+    Raises:
+        ToolError: the board has no onnxruntime.
+        BoardError: it does not answer.
+    """
+    python, _ = interpreter(session)
+    path = work / f"network-{name}.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(zipfile.ZipInfo(name), model)
+    return BoardProgram(
+        session, WORKER, before=(python,), files=(("--models", path),),
+        words=("--whole", "--threads", str(threads), name), executable=False,
+    )  # fmt: skip
+
+
 def interpreter(session: Session) -> tuple[str, str]:
     """The board's Python, and the version of its onnxruntime.
 
