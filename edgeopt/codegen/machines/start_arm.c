@@ -8,13 +8,15 @@ extern int main(void);
 void board_reset(void);
 void board_fault(void);
 void board_report_fault(const uint32_t *frame);
+/* SysTick's handler, for programs that use it. */
+void board_tick(void);
 
 __attribute__((section(".vectors"), used)) static const uintptr_t board_vectors[16] = {
     (uintptr_t)board_stack_top, (uintptr_t)board_reset,
     /* every exception that may come without being asked for */
     (uintptr_t)board_fault, (uintptr_t)board_fault, (uintptr_t)board_fault, (uintptr_t)board_fault,
     (uintptr_t)board_fault, (uintptr_t)board_fault, 0, 0, 0, (uintptr_t)board_fault,
-    (uintptr_t)board_fault, 0, (uintptr_t)board_fault, (uintptr_t)board_fault,
+    (uintptr_t)board_fault, 0, (uintptr_t)board_fault, (uintptr_t)board_tick,
 };
 
 #define SYSTEM(offset) (*(volatile uint32_t *)(0xE000ED00U + (offset)))
@@ -64,6 +66,10 @@ void board_report_fault(const uint32_t *frame) {
 
 __attribute__((naked)) void board_fault(void) {
     __asm__ volatile("mrs r0, msp\n\tbl board_report_fault");
+}
+
+__attribute__((weak)) void board_tick(void) {
+    board_fault();
 }
 
 void board_exit(int status) {
