@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from edgeopt.codegen.ckernels.template import (
     requantization,
 )
 from edgeopt.codegen.cstorage import ACTIVATION_ALIGNMENT_BYTES
-from edgeopt.codegen.schedules.template import Const
+from edgeopt.codegen.schedules.template import Const, round_up
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.network import Array
 from edgeopt.core.target import TargetSpec
@@ -31,16 +32,47 @@ def by_columns(key: OpKey) -> bool:
     return key.out_shape[0] > key.out_shape[1]
 
 
-def pairs(key: OpKey) -> int:
-    """Positions of the ring: of a line with its padding, and one that is read but not used."""
+@dataclass(frozen=True, slots=True)
+class _Routine:
+    """What makes the lines.
+
+    Attributes:
+        name: of the C function.
+        sections: of the library.
+        wide_words: of widened weights of a channel.
+        outputs: it makes at a time, the last ones in vain.
+    """
+
+    name: str
+    sections: tuple[str, ...]
+    wide_words: int
+    outputs: int = 1
+
+
+def _routine(key: OpKey) -> _Routine:
     axis = 0 if by_columns(key) else 1
-    last = (key.out_shape[axis] - 1) * key.strides[axis] + key.kernel[axis]
-    return last // 2 + 2
+    lines, length, stride = key.kernel[1 - axis], key.kernel[axis], key.strides[axis]
+    line_words = (length // 2 + 1) * 2
+    sections: tuple[str, ...] = ("depthwise_dsp", "depthwise_any")
+    if lines == length == 3 and stride in (1, 2):
+        sections = (*sections, "depthwise_nine")
+        return _Routine("edgeopt_depthwise_nine", sections, lines * line_words)
+    if lines == length in (5, 7) and stride in (1, 2):
+        part = f"depthwise_{length}_{stride}"
+        sections = (*sections, "depthwise_square", part)
+        return _Routine(f"edgeopt_{part}", sections, (2 * lines - 1) * line_words, 4)
+    return _Routine("edgeopt_depthwise", sections, lines * line_words)
 
 
-def _is_nine(key: OpKey) -> bool:
-    """Whether the loop for kernels of 3 x 3 does it."""
-    return key.kernel == (3, 3) and key.strides[0 if by_columns(key) else 1] <= 2
+def _positions(key: OpKey, outputs: int) -> int:
+    """Of the ring: a line with its padding for so many outputs, and one more that is read."""
+    axis = 0 if by_columns(key) else 1
+    return ((outputs - 1) * key.strides[axis] + key.kernel[axis]) // 2 + 2
+
+
+def pairs(key: OpKey) -> int:
+    """Positions of the ring that are filled."""
+    return _positions(key, key.out_shape[0 if by_columns(key) else 1])
 
 
 class Depthwise(CTemplate):
@@ -65,14 +97,14 @@ class Depthwise(CTemplate):
 
     def sections(self, key: OpKey, target: TargetSpec) -> tuple[str, ...]:
         """Lines."""
-        return (*requantization(isa_of(target).fpu), "dsp", "depthwise_dsp")
+        return (*requantization(isa_of(target).fpu), "dsp", *_routine(key).sections)
 
     def scratch_bytes(self, key: OpKey, target: TargetSpec) -> int:
         """Widened weights and the ring, of four channels."""
         axis = 0 if by_columns(key) else 1
-        lines, length = key.kernel[1 - axis], key.kernel[axis]
-        words = max(lines * (length // 2 + 1) * 2, 10 if _is_nine(key) else 0)
-        return 16 * words + 16 * lines * pairs(key)
+        routine = _routine(key)
+        outputs = round_up(key.out_shape[axis], routine.outputs)
+        return 16 * (routine.wide_words + key.kernel[1 - axis] * _positions(key, outputs))
 
     def pack(
         self, key: OpKey, target: TargetSpec, constants: Mapping[str, Array]
@@ -93,10 +125,9 @@ class Depthwise(CTemplate):
             kernel, strides, pads = kernel[::-1], strides[::-1], pads[::-1]
         values = (channels, *(rows[i] for i in order), *kernel, *strides, *pads)
         text = ", ".join(map(str, values))
-        routine = "edgeopt_depthwise_nine" if _is_nine(key) else "edgeopt_depthwise"
         return (
             f"static const edgeopt_lines g = {{{text}}};\n"
-            f"{routine}(&g, {pairs(key)}, x0, w, p, y, scratch);"
+            f"{_routine(key).name}(&g, {pairs(key)}, x0, w, p, y, scratch);"
             + looked_up(key, math.prod(key.out_shape))
         )
 

@@ -61,7 +61,7 @@ EDGEOPT_SHARED void edgeopt_line_in(
 
 /* The weights of a channel as pairs, for outputs that begin at the first of a pair and at the
  * second: (w0, w1) (w2, 0) and (0, w0) (w1, w2), one next to the other. */
-EDGEOPT_INLINE void edgeopt_widen_weights(
+EDGEOPT_SHARED void edgeopt_widen_weights(
     const edgeopt_lines *g, const int8_t *w, uint32_t *wide) {
     for (int32_t line = 0; line < g->lines; ++line) {
         int32_t before = 0;
@@ -76,193 +76,19 @@ EDGEOPT_INLINE void edgeopt_widen_weights(
     }
 }
 
-/* One channel of an output line. `oldest` is where the ring holds the kernel's first line. */
-EDGEOPT_SHARED void edgeopt_line_out(
+/* How weights are widened, and how one channel of an output line is made of them; `oldest` is
+ * where the ring holds the kernel's first line. */
+typedef void edgeopt_widen_function(const edgeopt_lines *g, const int8_t *w, uint32_t *wide);
+typedef void edgeopt_line_function(
     const edgeopt_lines *g, const uint32_t *ring, int32_t oldest, const uint32_t *wide,
-    const int32_t *channel, int32_t zero, int8_t *y) {
-    const int32_t pairs = g->length / 2 + 1;
-    const int32_t pitch = 4 * g->lines;
-    int32_t i = 0;
-    if (g->stride == 1) {
-        for (; i + 4 <= g->out_length; i += 4) { /* four outputs share the loads of weights */
-            int32_t a = channel[0], b = a, c = a, d = a;
-            const uint32_t *w = wide;
-            int32_t slot = oldest;
-            for (int32_t line = 0; line < g->lines; ++line) {
-                const uint32_t *x = ring + i / 2 * pitch + 4 * slot;
-                uint32_t here = *x;
-                for (int32_t j = 0; j < pairs; ++j) {
-                    x += pitch;
-                    const uint32_t next = *x;
-                    a = edgeopt_dot(here, w[0], a);
-                    b = edgeopt_dot(here, w[1], b);
-                    c = edgeopt_dot(next, w[0], c);
-                    d = edgeopt_dot(next, w[1], d);
-                    here = next;
-                    w += 2;
-                }
-                slot = slot + 1 == g->lines ? 0 : slot + 1;
-            }
-            y[0] = (int8_t)edgeopt_byte(edgeopt_scaled(a, channel[1]), zero);
-            y += g->out_step;
-            y[0] = (int8_t)edgeopt_byte(edgeopt_scaled(b, channel[1]), zero);
-            y += g->out_step;
-            y[0] = (int8_t)edgeopt_byte(edgeopt_scaled(c, channel[1]), zero);
-            y += g->out_step;
-            y[0] = (int8_t)edgeopt_byte(edgeopt_scaled(d, channel[1]), zero);
-            y += g->out_step;
-        }
-    }
-    for (; i < g->out_length; ++i) {
-        const int32_t at = i * g->stride;
-        const uint32_t *w = wide + (at & 1);
-        int32_t slot = oldest;
-        int32_t sum = channel[0];
-        for (int32_t line = 0; line < g->lines; ++line) {
-            const uint32_t *x = ring + at / 2 * pitch + 4 * slot;
-            for (int32_t j = 0; j < pairs; ++j) {
-                sum = edgeopt_dot(*x, *w, sum);
-                x += pitch;
-                w += 2;
-            }
-            slot = slot + 1 == g->lines ? 0 : slot + 1;
-        }
-        y[0] = (int8_t)edgeopt_byte(edgeopt_scaled(sum, channel[1]), zero);
-        y += g->out_step;
-    }
-}
+    const int32_t *channel, int32_t zero, int8_t *y);
 
-#if EDGEOPT_ASSEMBLY
-/* Three lines of three weights, as (w0, w1) (w1, w2) each; then the first two lines again, so that
- * they can be read from any line on. */
-EDGEOPT_INLINE void edgeopt_widen_nine(const int8_t *w, uint32_t *wide) {
-    for (int32_t line = 0; line < 5; ++line) {
-        const uint32_t word = edgeopt_load(w + (line < 3 ? line : line - 3) * 3);
-        const uint32_t even = edgeopt_even(word); /* w0, w2 */
-        const uint32_t odd = edgeopt_odd(word);   /* w1 and what comes after */
-        wide[2 * line] = (even & 0xffffu) | (odd << 16);
-        wide[2 * line + 1] = (odd & 0xffffu) | (even & 0xffff0000u);
-    }
-}
-
-/* One channel of a line. Fourteen registers: x r0, sums r1 r2, y r3, pairs of weights r4-r9, pairs
- * of inputs r10-r12, step lr; in the FPU twice the bias s10 s11, the end s12, multiplier s13, zero
- * point s14. Two outputs at a time cost 36 instructions; the first half of what is read after a
- * step serves the output before, and all of it the next. */
-#define EDGEOPT_ARGUMENTS                                                                      \
-    EDGEOPT_UNUSED const uint32_t *x, EDGEOPT_UNUSED const uint32_t *wide,                      \
-        EDGEOPT_UNUSED const uint32_t *end, EDGEOPT_UNUSED int8_t *y,                           \
-        EDGEOPT_UNUSED int32_t step, EDGEOPT_UNUSED const int32_t *channel,                     \
-        EDGEOPT_UNUSED int32_t zero
-#define EDGEOPT_BEGIN             \
-    "push {r4-r11, lr}\n\t"       \
-    "vmov s12, r2\n\t"            \
-    "ldrd lr, r2, [sp, #36]\n\t"  \
-    "vldr s14, [sp, #44]\n\t"     \
-    "vldr s10, [r2]\n\t"          \
-    "vldr s11, [r2]\n\t"          \
-    "vldr s13, [r2, #4]\n\t"      \
-    "ldm r1, {r4-r9}\n\t"         \
-    "ldr r10, [r0]\n\t"           \
-    "ldr r11, [r0, #16]\n\t"      \
-    "ldr r12, [r0, #32]\n"        \
-    "1:\n\t"
-
-EDGEOPT_NAKED void edgeopt_asm_nine_by_two(EDGEOPT_ARGUMENTS) {
-    __asm__ volatile(
-        EDGEOPT_BEGIN
-        "vmov r1, r2, s10, s11\n\t"
-        "smlad r1, r10, r4, r1\n\t"
-        "smlatb r2, r10, r4, r2\n\t"
-        "ldr r10, [r0, #48]!\n\t"
-        "smlad r1, r11, r6, r1\n\t"
-        "smlatb r2, r11, r6, r2\n\t"
-        "ldr r11, [r0, #16]\n\t"
-        "smlad r1, r12, r8, r1\n\t"
-        "smlatb r2, r12, r8, r2\n\t"
-        "ldr r12, [r0, #32]\n\t"
-        "smlabt r1, r10, r5, r1\n\t"
-        "smlad r2, r10, r5, r2\n\t"
-        "smlabt r1, r11, r7, r1\n\t"
-        "smlad r2, r11, r7, r2\n\t"
-        "smlabt r1, r12, r9, r1\n\t"
-        "smlad r2, r12, r9, r2\n\t"
-        "vmov s0, s1, r1, r2\n\t"
-        EDGEOPT_SCALE("s0", "s13") EDGEOPT_SCALE("s1", "s13")
-        "vmov r1, s0\n\t"
-        "vmov r2, s14\n\t"
-        EDGEOPT_BYTE("r1", "r2")
-        "strb r1, [r3]\n\t"
-        "vmov r1, s1\n\t"
-        EDGEOPT_BYTE("r1", "r2")
-        "strb r1, [r3, lr]\n\t"
-        "add r3, r3, lr, lsl #1\n\t"
-        "vmov r1, s12\n\t"
-        "cmp r0, r1\n\t"
-        "bne 1b\n\t"
-        "pop {r4-r11, pc}\n\t");
-}
-
-/* A stride of 2: one output at a time, 22 instructions. */
-EDGEOPT_NAKED void edgeopt_asm_nine_by_one(EDGEOPT_ARGUMENTS) {
-    __asm__ volatile(
-        EDGEOPT_BEGIN
-        "vmov r1, s10\n\t"
-        "smlad r1, r10, r4, r1\n\t"
-        "ldr r10, [r0, #48]!\n\t"
-        "smlad r1, r11, r6, r1\n\t"
-        "ldr r11, [r0, #16]\n\t"
-        "smlad r1, r12, r8, r1\n\t"
-        "ldr r12, [r0, #32]\n\t"
-        "smlabt r1, r10, r5, r1\n\t"
-        "smlabt r1, r11, r7, r1\n\t"
-        "smlabt r1, r12, r9, r1\n\t"
-        "vmov s0, r1\n\t"
-        EDGEOPT_SCALE("s0", "s13")
-        "vmov r2, s14\n\t"
-        "vmov r1, s0\n\t"
-        EDGEOPT_BYTE("r1", "r2")
-        "strb r1, [r3]\n\t"
-        "add r3, r3, lr\n\t"
-        "vmov r1, s12\n\t"
-        "cmp r0, r1\n\t"
-        "bne 1b\n\t"
-        "pop {r4-r11, pc}\n\t");
-}
-#undef EDGEOPT_BEGIN
-#undef EDGEOPT_ARGUMENTS
-
-/* One channel of an output line of a kernel of 3 x 3. */
-EDGEOPT_SHARED void edgeopt_line_out_nine(
-    const edgeopt_lines *g, const uint32_t *ring, int32_t oldest, const uint32_t *wide,
-    const int32_t *channel, int32_t zero, int8_t *y) {
-    const int32_t count = g->stride == 1 ? g->out_length / 2 : g->out_length;
-    const uint32_t *const end = ring + 12 * count;
-    wide += oldest ? 2 * (3 - oldest) : 0;
-    if (g->stride == 2) {
-        edgeopt_asm_nine_by_one(ring, wide, end, y, g->out_step, channel, zero);
-        return;
-    }
-    if (count) {
-        edgeopt_asm_nine_by_two(ring, wide, end, y, g->out_step, channel, zero);
-    }
-    if (g->out_length & 1) {
-        const uint32_t *x = end;
-        int32_t sum = channel[0];
-        for (int32_t line = 0; line < 3; ++line) {
-            sum = edgeopt_dot(x[4 * line], wide[2 * line], sum);
-            sum += (int16_t)(x[12 + 4 * line] & 0xffffu) * ((int32_t)wide[2 * line + 1] >> 16);
-        }
-        y += 2 * count * g->out_step;
-        y[0] = (int8_t)edgeopt_byte(edgeopt_scaled(sum, channel[1]), zero);
-    }
-}
-#endif
-
+/* All lines; `wide` words of widened weights a channel. The functions are constants: calls are
+ * direct wherever this is made for them. */
 EDGEOPT_INLINE void edgeopt_all_lines(
-    const edgeopt_lines *g, int32_t pairs, int32_t nine, const int8_t *x, const int8_t *w,
-    const int32_t *params, int8_t *y, uint32_t *scratch) {
-    const int32_t wide = nine ? 10 : g->lines * (g->length / 2 + 1) * 2;
+    const edgeopt_lines *g, int32_t pairs, int32_t wide, edgeopt_widen_function *widen,
+    edgeopt_line_function *line_out, const int8_t *x, const int8_t *w, const int32_t *params,
+    int8_t *y, uint32_t *scratch) {
     const uint32_t zeros = (uint32_t)(params[EDGEOPT_ZERO_X] & 0xff) * 0x01010101u;
     uint32_t *const ring = scratch + 4 * wide;
     for (int32_t c = 0; c < g->channels; c += 4) {
@@ -270,54 +96,36 @@ EDGEOPT_INLINE void edgeopt_all_lines(
         int32_t loaded = 0;
         int32_t slot = 0;
         for (int32_t k = 0; k < count; ++k) {
-            uint32_t *to = scratch + k * wide;
-#if EDGEOPT_ASSEMBLY
-            if (nine) {
-                edgeopt_widen_nine(w, to);
-            }
-#endif
-            if (!nine) {
-                edgeopt_widen_weights(g, w, to);
-            }
+            widen(g, w, scratch + k * wide);
             w += g->lines * g->length;
         }
         for (int32_t line = 0; line < g->out_lines; ++line) {
+            const int32_t *channel = params + EDGEOPT_CHANNELS + 2 * c;
+            const uint32_t *weights = scratch;
+            int8_t *to = y + c + line * g->out_line_step;
             while (loaded < line * g->stride_lines + g->lines) {
                 const int32_t at = loaded - g->first_line;
-                const int8_t *from = at >= 0 && at < g->in_lines ? x + c + at * g->in_line_step : NULL;
+                const int32_t inside = at >= 0 && at < g->in_lines;
+                const int8_t *from = inside ? x + c + at * g->in_line_step : NULL;
                 edgeopt_line_in(g, from, count, pairs, zeros, ring + 4 * slot);
                 slot = slot + 1 == g->lines ? 0 : slot + 1;
                 ++loaded;
             }
             for (int32_t k = 0; k < count; ++k) {
-                const uint32_t *weights = scratch + k * wide;
-                const int32_t *channel = params + EDGEOPT_CHANNELS + 2 * (c + k);
-                int8_t *to = y + c + k + line * g->out_line_step;
-#if EDGEOPT_ASSEMBLY
-                if (nine) {
-                    edgeopt_line_out_nine(
-                        g, ring + k, slot, weights, channel, params[EDGEOPT_ZERO_Y], to);
-                }
-#endif
-                if (!nine) {
-                    edgeopt_line_out(
-                        g, ring + k, slot, weights, channel, params[EDGEOPT_ZERO_Y], to);
-                }
+                line_out(g, ring + k, slot, weights, channel, params[EDGEOPT_ZERO_Y], to + k);
+                weights += wide;
+                channel += 2;
             }
         }
     }
     edgeopt_clamp_all(y, g->channels * g->out_lines * g->out_length, params);
 }
 
-EDGEOPT_SHARED void edgeopt_depthwise(
-    const edgeopt_lines *g, int32_t pairs, const int8_t *x, const int8_t *w,
-    const int32_t *params, int8_t *y, uint32_t *scratch) {
-    edgeopt_all_lines(g, pairs, 0, x, w, params, y, scratch);
-}
-
-/* A kernel of 3 x 3 with a stride of 1 or 2 along its lines. */
-EDGEOPT_SHARED void edgeopt_depthwise_nine(
-    const edgeopt_lines *g, int32_t pairs, const int8_t *x, const int8_t *w,
-    const int32_t *params, int8_t *y, uint32_t *scratch) {
-    edgeopt_all_lines(g, pairs, EDGEOPT_ASSEMBLY, x, w, params, y, scratch);
-}
+#if EDGEOPT_ASSEMBLY
+/* Of functions in assembly that make one channel of a line. */
+#define EDGEOPT_LINE_ARGUMENTS                                                                 \
+    EDGEOPT_UNUSED const uint32_t *x, EDGEOPT_UNUSED const uint32_t *wide,                     \
+        EDGEOPT_UNUSED const uint32_t *end, EDGEOPT_UNUSED int8_t *y,                          \
+        EDGEOPT_UNUSED int32_t step, EDGEOPT_UNUSED const int32_t *channel,                    \
+        EDGEOPT_UNUSED int32_t zero
+#endif
