@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from random import Random
 
-#: How often an order is mended, and how often without gain.
-_MENDINGS, _STALE = 24, 5
+#: How often an order is mended, and how often without gain; blocks that are then moved in it.
+_MENDINGS, _STALE, _MOVES = 8, 3, 100
 
 
 @dataclass(slots=True)
@@ -96,27 +97,76 @@ def _orders(blocks: list[Block], pressure: Sequence[int]) -> Iterator[list[Block
     yield sorted(blocks, key=lambda b: (-b.last, -b.size))
 
 
+def place_high(blocks: Sequence[Block], ceiling: int) -> int:
+    """The same from above: every block as high under a ceiling as is free, or low where none is.
+
+    A chain whose outputs run into their inputs from below goes down step by step, and so must start
+    high.
+    """
+    for block in blocks:
+        block.offset = -1
+    arena = 0
+    for block in blocks:
+        taken = [
+            (other.offset + above, other.offset - below)
+            for other, above, below in block.rivals
+            if other.offset >= 0
+        ]
+        position = ceiling - block.size
+        for end, start in sorted(taken, reverse=True):
+            if position >= end:
+                break
+            position = min(position, start)
+        if position < 0:
+            position = 0
+            for start, end in sorted((start, end) for end, start in taken):
+                if position <= start:
+                    break
+                position = max(position, end)
+        block.offset = position
+        arena = max(arena, position + block.size)
+    return arena
+
+
 def attempts(
     blocks: list[Block], pressure: Sequence[int], bound: int
 ) -> Iterator[tuple[int, dict[str, int]]]:
     """Arena sizes and offsets of one plan after another, until one reaches the bound.
 
     Each order is mended: what ends up at the top of the arena is placed first the next time, until
-    that brings nothing more.
+    that brings nothing more. Then each is placed from above, and last blocks of the best order are
+    moved at random, the same way every time.
     """
-    for order in _orders(blocks, pressure):
-        least, stale = -1, 0
+    best, least = blocks, -1
+    for first in _orders(blocks, pressure):
+        order, lowest, stale = first, -1, 0
         for _ in range(_MENDINGS):
             arena = place(order)
             yield arena, offsets(blocks)
             if arena == bound:
                 return
-            stale = 0 if least < 0 or arena < least else stale + 1
-            least = arena if least < 0 else min(least, arena)
+            if least < 0 or arena < least:
+                best, least = order, arena
+            stale = 0 if lowest < 0 or arena < lowest else stale + 1
+            lowest = arena if lowest < 0 else min(lowest, arena)
             if stale > _STALE:
                 break
             high = [block for block in order if block.offset + block.size == arena]
             order = high + [block for block in order if block.offset + block.size != arena]
+        yield place_high(first, bound), offsets(blocks)
+    random = Random(0)
+    for _ in range(_MOVES if len(blocks) > 1 else 0):
+        order = list(best)
+        place_in = random.randrange(len(order))
+        block = order.pop(place_in)
+        # Mostly forward: what is placed late suffers.
+        order.insert(random.randrange(place_in + 1 if random.random() < 0.7 else len(order)), block)
+        arena = place(order)
+        if arena <= least:
+            yield arena, offsets(blocks)
+            best, least = order, arena
+        if arena == bound:
+            return
 
 
 def offsets(blocks: Sequence[Block]) -> dict[str, int]:

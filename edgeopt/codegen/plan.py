@@ -25,6 +25,9 @@ from edgeopt.core.network import DTYPE_BYTES
 
 __all__ = ["PlanError", "check_plan", "overwritable", "plan", "scratch_name"]
 
+#: Outputs that take an input's place, up to which it is worth while to try without.
+_FEW = 6
+
 
 @dataclass(frozen=True, slots=True)
 class _Lifetimes:
@@ -167,12 +170,14 @@ def plan(
     bound = proven = _lower_bound(found, count)
     best_bytes, best = -1, {}
     # Without merging, an output may fall on its dying input or not: now and then that is better.
-    for merge in (True, False) if found.over else (True,):
+    for merge in (True, False) if found.over and len(found.over) <= _FEW else (True,):
         blocks = _blocks(found, merge)
         find_rivals(blocks, count, found.streams)
         for arena, placed in attempts(blocks, _pressure(blocks, count), bound):
             if best_bytes < 0 or arena < best_bytes:
                 best_bytes, best = arena, placed
+            if best_bytes == bound:
+                break
         if best_bytes == bound:
             break
     if exact and best_bytes > bound:
