@@ -8,6 +8,7 @@ and its source is ``simulated``.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -25,7 +26,8 @@ from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InfeasibleError, InputError
 from edgeopt.core.estimates import Budget, Source
 from edgeopt.core.files import digest
-from edgeopt.core.kernels import Buffer
+from edgeopt.core.kernels import Buffer, OpKey
+from edgeopt.core.network import DTYPE_BYTES
 from edgeopt.core.units import show_duration, show_size
 from edgeopt.pipeline.cache import Files
 from edgeopt.pipeline.manifest import Check, Figure, Manifest
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 #: Stack that is set aside before the compiler has said how much a network takes.
 STACK_ALLOWANCE_BYTES = 512
+#: Code of a searched network's kernels and runner, about: subnets differ little.
+CODE_BYTES = 11_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,16 @@ def reference(artifact: Artifact, vectors: TestVectors, cached: Cached) -> TestV
 
 
 # What fits ------------------------------------------------------------------------------------
+
+
+def outside_bytes(keys: Sequence[OpKey]) -> int:
+    """About what a chain of kernels needs beside its arena: first input, last output, stack."""
+    first, last = keys[0], keys[-1]
+    return (
+        math.prod(first.in_shape) * DTYPE_BYTES[first.dtype]
+        + math.prod(last.out_shape) * DTYPE_BYTES[last.out_dtype]
+        + STACK_ALLOWANCE_BYTES
+    )
 
 
 def io_bytes(artifact: Artifact) -> int:

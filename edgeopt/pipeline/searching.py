@@ -11,6 +11,7 @@ from edgeopt.core.errors import InputError
 from edgeopt.core.estimates import Budget, LatencyModel
 from edgeopt.ofa.describe import describe
 from edgeopt.ofa.search import Candidate, Costs, search
+from edgeopt.pipeline import firmware
 from edgeopt.pipeline.joint import Choice, JointDomain, joint_predictor
 from edgeopt.pipeline.manifest import PointInfo
 from edgeopt.pipeline.source import AccuracyInfo, SearchDocument
@@ -43,10 +44,14 @@ def search_entry(
 
     def costs(choice: Choice) -> Costs:
         found = cost.evaluate(describe(space, choice.subnet), choice.precision, target, tiles)
+        ram_bytes, code_bytes = found.arena_bytes, found.code_bytes_estimate
+        if profile.kind == "firmware":  # which also states what is beside the arena
+            ram_bytes += firmware.outside_bytes(found.keys)
+            code_bytes = firmware.CODE_BYTES
         return Costs(
             latency=latency.predict(found.keys),
-            ram_bytes=found.arena_bytes,
-            flash_bytes=found.weight_bytes + found.code_bytes_estimate,
+            ram_bytes=ram_bytes,
+            flash_bytes=found.weight_bytes + code_bytes,
         )
 
     def progress(done: int, planned: int, best: float | None) -> None:

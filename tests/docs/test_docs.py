@@ -44,7 +44,7 @@ def test_some_page_has_commands() -> None:
 @pytest.mark.parametrize("page", RUN, ids=lambda p: str(p.relative_to(ROOT)))
 def test_commands_run(page: Path, tmp_path: Path, stage_cache: Path) -> None:
     """In order, in one folder, with the same stage cache the other tests use."""
-    for tool in ("cmake", "gcc", "clang", "qemu-aarch64"):
+    for tool in ("cmake", "gcc", "clang", "qemu-aarch64", "arm-none-eabi-gcc", "qemu-system-arm"):
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is missing: apt-get install -y {tool}")
     bin_dir = Path(sys.executable).parent
@@ -54,7 +54,8 @@ def test_commands_run(page: Path, tmp_path: Path, stage_cache: Path) -> None:
         "PYTHONWARNINGS": "default",
     }
     models = ROOT / "tests" / "models"
-    for file in (*models.glob("*.onnx"), *models.glob("*.csv")):
+    examples = ROOT / "examples" / "models"
+    for file in (*models.glob("*.onnx"), *models.glob("*.csv"), *examples.glob("*.onnx")):
         shutil.copy(file, tmp_path)
     for command in commands(page):
         if _NOT_RUN.search(command):
