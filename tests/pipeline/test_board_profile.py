@@ -25,8 +25,8 @@ QUICK = protocol.Protocol(spread=1.0, drift=1e9, max_settle=3, max_windows=3)
 
 
 @pytest.fixture(autouse=True)
-def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EDGEOPT_CACHE_DIR", str(tmp_path / "cache"))
+def quick(stage_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEOPT_CACHE_DIR", str(stage_cache))
     monkeypatch.setattr(protocol, "Protocol", lambda: QUICK)
 
 
