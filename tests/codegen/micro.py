@@ -13,6 +13,7 @@ from pathlib import Path
 
 import c_harness
 import numpy as np
+import pytest
 
 from edgeopt.codegen import ckernels, machines, toolchain
 from edgeopt.codegen.machines import Machine
@@ -32,6 +33,15 @@ def need_machine(machine: Machine, needs_tool: Callable[[str], str]) -> Machine:
     needs_tool(machine.qemu[0])
     needs_tool("gcc")
     return machine
+
+
+def newlib_headers(machine: Machine) -> Path:
+    """The headers of the Arm toolchain's C library, for clang; the test skips without them."""
+    found = toolchain.run((*compiler_for(machine).argv, "-print-file-name=libc.a"))
+    headers = Path(found.strip()).resolve().parent.parent / "include"
+    if not (headers / "string.h").exists():
+        pytest.skip("newlib's headers are missing: apt-get install -y libnewlib-arm-none-eabi")
+    return headers
 
 
 def check(

@@ -52,7 +52,7 @@ SECTIONS = (
     "dsp", "gemm_dsp", "pointwise_dsp", "conv_dsp", "conv_dsp_aligned",
     "depthwise_dsp", "depthwise_any", "depthwise_nine", "depthwise_square",
     "depthwise_5_1", "depthwise_5_2", "depthwise_7_1", "depthwise_7_2",
-    "plain_conv", "plain_pointwise", "plain_depthwise",
+    "plain_conv", "plain_rows", "plain_pointwise", "plain_patches", "plain_depthwise",
     "mve", "mve_rows", "mve_pointwise", "mve_patch", "mve_conv", "mve_depthwise",
     "mve_table", "mve_mean", "mve_maxpool", "mve_add", "mve_mul",
     "maxpool", "avgpool", "mean", "extreme",

@@ -23,7 +23,7 @@ from edgeopt.core.target import TargetSpec
 
 
 class _Accumulating(CTemplate):
-    part = ""
+    parts: tuple[str, ...] = ()
     pixels = 1  # finished at a time
 
     def ordered_pixels(self, key: OpKey, target: TargetSpec) -> int:
@@ -36,7 +36,7 @@ class _Accumulating(CTemplate):
 
     def sections(self, key: OpKey, target: TargetSpec) -> tuple[str, ...]:
         """Requantization and the loops."""
-        return (*requantization(isa_of(target).fpu), self.part)
+        return (*requantization(isa_of(target).fpu), *self.parts)
 
     def pack(
         self, key: OpKey, target: TargetSpec, constants: Mapping[str, Array]
@@ -53,8 +53,8 @@ class _Accumulating(CTemplate):
 class PlainConv(_Accumulating):
     """Any convolution, one product at a time."""
 
-    name = "c_conv2d"
-    part = "plain_conv"
+    name = "c_groups"
+    parts = ("plain_conv",)
 
     def body(self, key: OpKey, target: TargetSpec) -> str:
         """One call."""
@@ -66,7 +66,7 @@ class PlainPointwise(_Accumulating):
     """Pointwise convolutions and linear layers."""
 
     name = "c_pointwise"
-    part = "plain_pointwise"
+    parts = ("plain_rows", "plain_pointwise")
     pixels = 2
 
     def body(self, key: OpKey, target: TargetSpec) -> str:
@@ -77,11 +77,28 @@ class PlainPointwise(_Accumulating):
         return call + looked_up(key, math.prod(key.out_shape))
 
 
+class PlainPatches(_Accumulating):
+    """Convolutions of one group: what lies under two windows is copied into rows."""
+
+    name = "c_conv2d"
+    parts = ("plain_rows", "plain_patches")
+    pixels = 2
+
+    def scratch_bytes(self, key: OpKey, target: TargetSpec) -> int:
+        """Two rows."""
+        return 2 * math.prod(key.kernel) * key.in_shape[-1]
+
+    def body(self, key: OpKey, target: TargetSpec) -> str:
+        """One call."""
+        call = f"{window(key)}\nedgeopt_plain_patches(&g, x0, w, p, y, scratch);"
+        return call + looked_up(key, math.prod(key.out_shape))
+
+
 class PlainDepthwise(_Accumulating):
     """Depthwise convolutions."""
 
     name = "c_depthwise"
-    part = "plain_depthwise"
+    parts = ("plain_depthwise",)
 
     def layout(self, w: Array) -> Array:
         """[height][width][channels]."""
@@ -93,7 +110,8 @@ class PlainDepthwise(_Accumulating):
         return call + looked_up(key, math.prod(key.out_shape))
 
 
-CONV, POINTWISE, DEPTHWISE = PlainConv(), PlainPointwise(), PlainDepthwise()
+CONV, POINTWISE = PlainConv(), PlainPointwise()
+PATCHES, DEPTHWISE = PlainPatches(), PlainDepthwise()
 
 
 def rule(key: OpKey, target: TargetSpec) -> CTemplate | None:
@@ -104,4 +122,6 @@ def rule(key: OpKey, target: TargetSpec) -> CTemplate | None:
         return POINTWISE
     if key.op == "depthwise" and key.groups == key.out_shape[-1]:
         return DEPTHWISE
+    if key.op == "conv2d" and key.groups == 1:
+        return PATCHES
     return CONV if key.op in ("conv2d", "depthwise") else None
