@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from edgeopt.core.kernels import OpKey
 from edgeopt.latency.fit import ErrorReport, Matrix, compare
 from edgeopt.latency.peaks import Peaks, peaks_of
 from edgeopt.latency.prior import DEVICE, LOADINGS, base_costs, deviations, expectation
-from edgeopt.latency.update import Z90, Belief, carried, learn
+from edgeopt.latency.update import Z90, Belief, carried, learn, maximum
 from edgeopt.latency.work import (
     NETWORK_TERMS,
     Unit,
@@ -314,3 +314,31 @@ def _trust(
         worst_error=report.worst_error, within_10=report.within_10, spearman=report.spearman,
         covered=float((score <= 1).mean()), widen=max(widen, 0.5 if count >= 30 else 1.0),
     )  # fmt: skip
+
+
+#: Relative error of the model on single kernels, and as many as it is taught at most.
+KERNEL_NOISE, MOST_KERNELS = 0.25, 400
+
+
+def core_of_kernels(
+    profile: DeviceProfile, kernels: Mapping[OpKey, float], *, runtime: str, threads: int
+) -> CoreModel:
+    """A core learnt from the kernels of a table, for those that the table lacks.
+
+    Args:
+        profile: the facts.
+        kernels: nanoseconds of each.
+        runtime: what ran them.
+        threads: on how many threads.
+    """
+    model = core_model(profile, runtime=runtime, threads=threads)
+    some = sorted(kernels, key=lambda key: key.digest)[:MOST_KERNELS]
+    if not some:
+        return model
+    work = np.array([work_of(key, model.peaks) for key in some])
+    times = np.array([kernels[key] for key in some])
+    return replace(
+        model,
+        belief=maximum(work, times, model.base, model.belief, KERNEL_NOISE),
+        how="estimated from the table's kernels of other classes and the processor's facts",
+    )

@@ -9,8 +9,8 @@ whole networks which nothing was fitted to, where the table has measured such.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -82,10 +82,13 @@ class TableModel:
     Args:
         table: the measurements.
         strict: refuse kernels that the table does not hold, instead of estimating them.
+        beyond: estimates kernels of classes that the table hardly holds; without it all classes
+            are pooled for them.
     """
 
     table: LatencyTable
     strict: bool = False
+    beyond: Callable[[Sequence[OpKey]], list[Estimate]] | None = field(default=None, repr=False)
     _classes: dict[tuple[str, str], ClassModel] = field(default_factory=dict, repr=False)
     _cache: dict[OpKey, Estimate] = field(default_factory=dict, repr=False)
     _shares: dict[OpKey, Share] = field(default_factory=dict, repr=False)
@@ -225,6 +228,13 @@ class TableModel:
                 continue
             groups.setdefault((CLASS_OF[key.op], key.precision), []).append(key)
         for group, members in groups.items():
+            if self.beyond is not None and self._members(group, self._times()) is None:
+                for key, found in zip(members, self.beyond(members), strict=True):
+                    self._cache[key] = replace(
+                        found, value=found.value * scale, low=found.low * scale,
+                        high=found.high * scale,
+                    )  # fmt: skip
+                continue
             model, pooled = self._class(group)
             values, deviations = model.predict(members)
             how = f"estimated from the table's {'other' if pooled else group[0]} kernels"
@@ -247,14 +257,11 @@ class TableModel:
 
     def _class(self, group: tuple[str, str]) -> tuple[ClassModel, bool]:
         """The model of a class, and whether all classes had to be pooled for it."""
-        scale = self.table.calibration.scale if self.table.calibration else 1.0
-        known = {key: entry.median_ns for key, entry in self.table.entries.items()}
-        if not known:
-            known = {key: value / scale for key, value in self.table.in_network.items()}
-        single = [key for key in known if not key.parts]
-        members = [key for key in single if (CLASS_OF[key.op], key.precision) == group]
-        pooled = len(members) < MIN_ENTRIES
-        if pooled:
+        known = self._times()
+        members = self._members(group, known)
+        pooled = members is None
+        if members is None:
+            single = [key for key in known if not key.parts]
             group, members = ("", group[1]), [k for k in single if k.precision == group[1]]
             if len(members) < MIN_ENTRIES:
                 group, members = ("", ""), single
@@ -267,6 +274,20 @@ class TableModel:
             times = np.array([known[key] for key in members])
             self._classes[group] = fit_class(members, times)
         return self._classes[group], pooled
+
+    def _times(self) -> dict[OpKey, float]:
+        """Nanoseconds of the table's kernels by themselves, or as whole networks were split."""
+        known = {key: entry.median_ns for key, entry in self.table.entries.items()}
+        if known:
+            return known
+        scale = self.table.calibration.scale if self.table.calibration else 1.0
+        return {key: value / scale for key, value in self.table.in_network.items()}
+
+    @staticmethod
+    def _members(group: tuple[str, str], known: Iterable[OpKey]) -> list[OpKey] | None:
+        """The kernels of a class; None where they are too few to learn it from."""
+        found = [k for k in known if not k.parts and (CLASS_OF[k.op], k.precision) == group]
+        return found if len(found) >= MIN_ENTRIES else None
 
     def _how(self, kernels: int, measured: int) -> str:
         text = f"sum of {kernels} kernels, {measured} measured"
@@ -304,8 +325,6 @@ def calibrate(
     Raises:
         InputError: fewer than 8 networks.
     """
-    from dataclasses import replace
-
     from edgeopt.latency.fit import compare
 
     if len(networks) < 8:

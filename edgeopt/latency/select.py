@@ -7,18 +7,19 @@ beside the profile, what was learnt under another runtime, the profile's facts a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InputError, suggest
-from edgeopt.core.estimates import LatencyModel
+from edgeopt.core.estimates import Estimate, LatencyModel
+from edgeopt.core.kernels import OpKey
 from edgeopt.latency.analytic import FILE_NAME, load_analytic
 from edgeopt.latency.conditions import UNKNOWN, Monitor, local_reader
 from edgeopt.latency.corefile import SUFFIX as FIT_SUFFIX
 from edgeopt.latency.corefile import file_name, load_fit
-from edgeopt.latency.coremodel import MIN_FOR_ERROR, CoreFit, CoreModel, core_model
+from edgeopt.latency.coremodel import MIN_FOR_ERROR, CoreFit, CoreModel, core_model, core_of_kernels
 from edgeopt.latency.table import SUFFIX, LatencyTable, load_table
 
 RUNTIME = "edgeopt"
@@ -179,7 +180,7 @@ def load_model(
     if table is not None:
         from edgeopt.latency.model import TableModel
 
-        return TableModel(table, strict=strict)
+        return TableModel(table, strict=strict, beyond=_others(profile, table))
     if strict:
         refused = refused_tables(
             profile, table_dirs, runtime=runtime, runtime_version=runtime_version, threads=threads
@@ -194,6 +195,24 @@ def load_model(
             hint="measure one with `edgeopt profile`, or leave out --strict to use estimates",
         )  # fmt: skip
     return estimates(profile, table_dirs, runtime=runtime, threads=threads)
+
+
+def _others(
+    profile: DeviceProfile, table: LatencyTable
+) -> Callable[[Sequence[OpKey]], list[Estimate]]:
+    """Estimates kernels of classes that a table hardly holds; the core is learnt when asked."""
+    learnt: list[CoreModel] = []
+
+    def estimate(keys: Sequence[OpKey]) -> list[Estimate]:
+        if not learnt:
+            kernels = {key: entry.median_ns for key, entry in table.entries.items()}
+            kernels = kernels or dict(table.in_network)
+            learnt.append(
+                core_of_kernels(profile, kernels, runtime=table.runtime, threads=table.threads)
+            )
+        return learnt[0].predict_each(keys)
+
+    return estimate
 
 
 def estimates(

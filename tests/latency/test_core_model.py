@@ -20,9 +20,11 @@ from edgeopt.core.kernels import KERNEL_OPS, OpKey
 from edgeopt.latency import model_digest
 from edgeopt.latency.corefile import load_fit, save_fit
 from edgeopt.latency.coremodel import CoreFit, CoreModel, core_model, learn_core
+from edgeopt.latency.model import TableModel
 from edgeopt.latency.peaks import peaks_of
 from edgeopt.latency.prior import LOADINGS, NAMES, base_costs
 from edgeopt.latency.select import estimates, find_fits, fit_path, latency_source
+from edgeopt.latency.table import LatencyTable, Measurement
 from edgeopt.latency.work import COLUMNS, Unit, cold_bytes, work_of
 
 BOARDS = [name for name in devices.available() if name != "local"]
@@ -357,3 +359,34 @@ def test_published_rows(
     assert trust.rows == rows and trust.spearman > spearman and trust.mape < mape
     work = work_of(found[0].unit.keys[0], facts.peaks)
     assert work.shape == (len(COLUMNS),) and (work >= 0).all()
+
+
+def test_a_table_is_no_guide_to_classes_it_lacks_but_the_core_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A class without measurements follows the core that the table's other kernels show."""
+    monkeypatch.setenv("EDGEOPT_CACHE_DIR", str(tmp_path))
+    keys = [pointwise(8, 8 * n, 8 * m) for n in range(1, 6) for m in range(1, 6)]
+    keys += [depthwise(8, 8 * n, k) for n in range(1, 6) for k in (3, 5)]
+    slow = replace(truth(), base=truth().base * 3)
+    entries = {key: Measurement(slow.predict_each([key])[0].value, 1.0, 15) for key in keys}
+    table = LatencyTable("rpi4", PI.fingerprint, "edgeopt", "1", 1, entries)
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    table.save(latency.table_path(folder, PI))
+    model = latency.load_model(PI)
+    assert isinstance(model, TableModel)
+    unseen = [
+        OpKey("conv2d", (16, 16, 32), (16, 16, 32), kernel=(3, 3), pads=(1, 1, 1, 1)),
+        OpKey("global_avgpool", (16, 16, 64), (1, 1, 64)),
+        OpKey("linear", (512,), (100,)),
+    ]
+    for key in unseen:
+        (found,), (real,) = model.predict_each([key]), slow.predict_each([key])
+        assert found.low < real.value < found.high and found.coverage == 0
+        assert 0.5 < found.value / real.value < 2
+        assert "the table's kernels of other classes" in found.how
+        (facts,) = core_model(PI).predict_each([key])
+        assert abs(np.log(found.value / real.value)) < abs(np.log(facts.value / real.value))
+    (known,) = model.predict_each([keys[0]])
+    assert known.source is Source.MEASURED
