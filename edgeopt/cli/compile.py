@@ -70,6 +70,13 @@ def run(
     dump_dir: Annotated[
         Path | None, typer.Option(help="Write every stage's output here, numbered.")
     ] = None,
+    package: Annotated[
+        str,
+        typer.Option(
+            help="Packages to make as well, in OUT-packages, such as zephyr,arduino (see "
+            "edgeopt package)."
+        ),
+    ] = "",
     depfile: Annotated[
         Path | None, typer.Option(help="Write what the bundle depends on here, for make and CMake.")
     ] = None,
@@ -117,7 +124,19 @@ def run(
         profile_dirs=tuple(profile_dir or ()),
         command=command_line(),
     )
+    formats = tuple(name for name in package.split(",") if name)
+    if package:
+        from edgeopt.pipeline.packages import check_formats
+
+        check_formats(formats)
     manifest = compile_network(request, Stages(len(STAGES), quiet=quiet))
+    if formats:
+        from edgeopt.pipeline.packages import PackageRequest, make_packages
+
+        packages = out.with_name(f"{out.name}-packages")
+        make_packages(
+            PackageRequest(out, formats, packages, force=force, profile_dirs=request.profile_dirs)
+        )
     if depfile is not None:
         from edgeopt.pipeline.depfile import write
 

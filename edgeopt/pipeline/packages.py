@@ -55,16 +55,7 @@ def make_packages(request: PackageRequest) -> tuple[Path, ...]:
         InputError: no bundle, an unknown format or one that does not suit the bundle, a field of
             the wrong form, a package that is there already, or a folder that cannot be written.
     """
-    if not request.formats:
-        raise InputError(
-            "no package format given", where="--format", hint=f"one of: {', '.join(FORMATS)}"
-        )
-    for name in request.formats:
-        if name not in FORMATS:
-            hint = suggest(name, FORMATS, noun="format")
-            if name == "cmake":
-                hint = "the bundle itself is a CMake package: add_subdirectory or install it"
-            raise InputError(f"unknown package format {name!r}", where="--format", hint=hint)
+    check_formats(request.formats)
     manifest, files = read_files(request.bundle)
     library = library_of(manifest, files, request)
     made = {name: tree(name, library) for name in dict.fromkeys(request.formats)}
@@ -78,6 +69,24 @@ def make_packages(request: PackageRequest) -> tuple[Path, ...]:
     for name, content in made.items():
         _write(content, places[name])
     return tuple(places.values())
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Refuse what `make_packages` would not know.
+
+    Raises:
+        InputError: no format, or an unknown one.
+    """
+    if not formats:
+        raise InputError(
+            "no package format given", where="--format", hint=f"one of: {', '.join(FORMATS)}"
+        )
+    for name in formats:
+        if name not in FORMATS:
+            hint = suggest(name, FORMATS, noun="format")
+            if name == "cmake":
+                hint = "the bundle itself is a CMake package: add_subdirectory or install it"
+            raise InputError(f"unknown package format {name!r}", where="--format", hint=hint)
 
 
 def library_of(manifest: Manifest, files: dict[str, bytes], request: PackageRequest) -> Library:

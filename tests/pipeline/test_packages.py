@@ -88,3 +88,10 @@ def test_bad_requests_are_refused(tmp_path: Path) -> None:
     (source / "src" / "net.c").write_text("changed")
     refuse("changed since it was generated", "zephyr")
     assert not (tmp_path / "out").exists()
+
+
+def test_compile_names_an_unknown_format_before_it_starts(tmp_path: Path) -> None:
+    command = ["compile", "--device", "rpi-pico", "-o", str(tmp_path / "out"), "--package", "zefyr"]
+    with pytest.raises(InputError, match=r"unknown package format 'zefyr'[\s\S]*zephyr"):
+        CliRunner().invoke(app, command, catch_exceptions=False)
+    assert not (tmp_path / "out").exists()
