@@ -32,7 +32,7 @@ except Exception:
 END
 exit 0
 """
-FACTS_IDLE_S = 60.0
+FACTS_IDLE_S = 120.0  # a slow board takes a minute to start Python
 
 
 def facts_of(link: Link, python: str = "") -> BoardFacts:

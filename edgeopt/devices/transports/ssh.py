@@ -19,7 +19,7 @@ from edgeopt.devices.transports.shell import ANSWER_S, Chunk, ShellLink
 #: A board that does not answer so many messages, one each interval, has vanished.
 KEEPALIVE_S = 5.0
 KEEPALIVE_COUNT = 3
-CONNECT_S = 20.0
+CONNECT_S = 30.0
 _CHUNK = 1 << 16
 
 _T = TypeVar("_T")
