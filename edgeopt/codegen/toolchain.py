@@ -302,6 +302,19 @@ def link(
     )  # fmt: skip
 
 
+def shared_library(compiler: Compiler, source: Path, output: Path) -> None:
+    """Compile one C file of few needs into a shared library.
+
+    Raises:
+        ToolError: the compiler fails.
+    """
+    run(
+        (*compiler.argv, *compiler.c_flags, "-O2", "-shared", "-fPIC", str(source), "-o",
+         str(output)),
+        compiler=compiler, cwd=output.parent,
+    )  # fmt: skip
+
+
 def compile_and_link(
     compiler: Compiler,
     sources: Sequence[Path],

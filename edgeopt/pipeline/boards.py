@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeopt import devices
+from edgeopt.codegen import toolchain
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InputError
 from edgeopt.devices.local import probe_files
@@ -202,10 +203,14 @@ def open_board(
 def _connector(device: DeviceProfile, reach: Reach, *, here: bool) -> Callable[[], Link]:
     from edgeopt.devices.transports import open_link
 
+    def build_shared(source: Path, output: Path) -> None:
+        toolchain.shared_library(toolchain.find(device), source, output)
+
     if here:
         return partial(open_link, devices.load("local"))
     return partial(
-        open_link, device, host=reach.host, port=reach.port, transport=reach.transport
+        open_link, device, host=reach.host, port=reach.port, transport=reach.transport,
+        build_shared=build_shared,
     )  # fmt: skip
 
 

@@ -6,9 +6,6 @@ same objects.
 
 from __future__ import annotations
 
-import os
-import selectors
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +23,7 @@ from edgeopt.core.errors import (
 from edgeopt.core.files import digest
 from edgeopt.core.kernels import Kernel, KernelGraph, OpKey
 from edgeopt.core.network import Array
+from edgeopt.devices.transports import process
 from edgeopt.pipeline import tiles
 from edgeopt.pipeline.cache import StageCache
 from edgeopt.pipeline.kernel_constants import constants_of, input_bytes_of
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
     from edgeopt.codegen.schedules import Template
     from edgeopt.codegen.toolchain import Compiler
 
-MAX_LINE_BYTES = 1 << 16
 IDLE_S = 120.0
 _NAME = "net"
 
@@ -54,57 +51,8 @@ class LocalProgram:
         Raises:
             BoardError: it cannot be started, fails, falls silent, or prints endlessly.
         """
-        try:
-            process = subprocess.Popen(
-                [*self.command, *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE, env={"PATH": os.defpath, "LC_ALL": "C"},
-            )  # fmt: skip
-        except OSError as error:
-            raise BoardError(
-                f"cannot start: {error.strerror}", where=self.command[0],
-                hint="is the folder of temporary files mounted noexec?",
-            ) from error  # fmt: skip
-        assert process.stdout is not None and process.stderr is not None
-        try:
-            yield from self._lines(process)
-            status = process.wait(timeout=IDLE_S)
-            if status != 0:
-                message = process.stderr.read(2000).decode("utf-8", "replace").strip()
-                shown = "".join(c if c.isprintable() else "?" for c in message)
-                raise BoardError(
-                    f"the program ended with status {status}: {shown}", where="bench program",
-                    hint="a kernel may be miscompiled; report the command with --dump-dir",
-                )  # fmt: skip
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
-            process.stderr.close()
-
-    def _lines(self, process: subprocess.Popen[bytes]) -> Iterator[str]:
-        assert process.stdout is not None
-        waiting = b""
-        with selectors.DefaultSelector() as selector:
-            selector.register(process.stdout, selectors.EVENT_READ)
-            while True:
-                if not selector.select(timeout=IDLE_S):
-                    raise BoardError(
-                        f"the program printed nothing for {IDLE_S:g} s", where="bench program",
-                        hint="is the device overloaded?",
-                    )  # fmt: skip
-                data = os.read(process.stdout.fileno(), MAX_LINE_BYTES)
-                if not data:
-                    break
-                waiting += data
-                *lines, waiting = waiting.split(b"\n")
-                yield from (line.decode("utf-8", "replace") for line in lines)
-                if len(waiting) > MAX_LINE_BYTES:
-                    raise BoardError(
-                        "the program prints a line without end", where="bench program",
-                        hint="a kernel may be miscompiled",
-                    )  # fmt: skip
-        if waiting:
-            yield waiting.decode("utf-8", "replace")
+        argv = [*self.command, *args]
+        return process.lines(argv, where="bench program", idle_s=IDLE_S)
 
 
 @dataclass(slots=True)

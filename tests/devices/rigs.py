@@ -19,6 +19,7 @@ import pytest
 
 from edgeopt import devices
 from edgeopt.devices.transports import Link, open_link
+from edgeopt.devices.transports import ssh as ssh_module
 
 PROGRAM = Path(__file__).parent / "board_program.c"
 NeedsTool = Callable[[str], str]
@@ -150,6 +151,7 @@ def ssh_board(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(ssh.parent))
         patch.delenv("SSH_AUTH_SOCK", raising=False)
+        patch.setattr(ssh_module, "KEEPALIVE_S", 60.0)  # this machine may be overloaded
         try:
             wait_for_port(port, server)
             yield board

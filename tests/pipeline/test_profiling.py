@@ -196,9 +196,9 @@ def test_programs_give_their_lines() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("import sys; sys.exit('a kernel\x1b failed')", r"status 1: a kernel\? failed"),
+        ("import sys; sys.exit('a kernel\x1b failed')", "status 1: a kernel\ufffd failed"),
         ("print('x' * 300000)", "a line without end"),
-        ("import time; time.sleep(30)", "printed nothing for 0.5 s"),
+        ("import time; time.sleep(30)", r"was silent for 0\.5 s"),
     ],
 )
 def test_programs_that_misbehave(text: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
