@@ -302,9 +302,11 @@ def _board(
 
 
 def _reached(device: DeviceProfile, board: Board) -> str:
-    if board.session is None or not board.remote:
-        return device.title
-    return f"{device.title}, over {board.session.name}"
+    """What was reached, and what its user could do now to measure better."""
+    reached = device.title
+    if board.session is not None and board.remote:
+        reached += f", over {board.session.name}"
+    return "; ".join([reached, *board.hints])
 
 
 def _telling(board: Board, progress: Progress) -> Callable[[Standing], None]:
