@@ -49,8 +49,10 @@ class CBinary(CTemplate):
     def sections(self, key: OpKey, target: TargetSpec) -> tuple[str, ...]:
         """The arithmetic and the loops."""
         kind = "add" if key.op == "add" else "mul"
-        part = f"{kind}_{'float' if isa_of(target).fpu else 'fixed'}"
-        return (*requantization(isa_of(target).fpu), part)
+        isa = isa_of(target)
+        saturating = ("dsp",) if isa.dsp and isa.fpu else ()
+        part = f"{kind}_{'float' if isa.fpu else 'fixed'}"
+        return (*requantization(isa.fpu), *saturating, part)
 
     def pack(
         self, key: OpKey, target: TargetSpec, constants: Mapping[str, Array]

@@ -16,13 +16,21 @@ EDGEOPT_INLINE void edgeopt_add(
     const float left = edgeopt_float(params[2]);
     const float right = edgeopt_float(params[3]);
     const float offset = edgeopt_float(params[4]);
+    int8_t *to = y;
     for (int32_t r = 0; r < rows; ++r) {
         const int8_t *other = b + r * row_step;
         for (int32_t c = 0; c < channels; ++c) {
             const float term = edgeopt_fused((float)(*other + 128), right, offset);
             const float sum = edgeopt_fused((float)(*a++ + 128), left, term);
-            *y++ = edgeopt_placed(edgeopt_round(sum), -128, params[0], params[1]);
+#ifdef EDGEOPT_DSP /* int8 saturates in one instruction; narrower clamps come at the end */
+            *to++ = (int8_t)edgeopt_byte(edgeopt_round(sum), -128);
+#else
+            *to++ = edgeopt_placed(edgeopt_round(sum), -128, params[0], params[1]);
+#endif
             other += channel_step;
         }
     }
+#ifdef EDGEOPT_DSP
+    edgeopt_clamp_to(y, rows * channels, params[0], params[1]);
+#endif
 }

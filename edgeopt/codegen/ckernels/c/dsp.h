@@ -82,9 +82,7 @@ EDGEOPT_INLINE uint32_t edgeopt_load(const void *from) {
 }
 
 /* Clamps, where they are narrower than int8. */
-EDGEOPT_SHARED void edgeopt_clamp_all(int8_t *y, int32_t count, const int32_t *params) {
-    const int32_t lo = params[EDGEOPT_LO];
-    const int32_t hi = params[EDGEOPT_HI];
+EDGEOPT_SHARED void edgeopt_clamp_to(int8_t *y, int32_t count, int32_t lo, int32_t hi) {
     int32_t i = 0;
     if (lo <= INT8_MIN && hi >= INT8_MAX) {
         return;
@@ -103,4 +101,8 @@ EDGEOPT_SHARED void edgeopt_clamp_all(int8_t *y, int32_t count, const int32_t *p
     for (; i < count; ++i) {
         y[i] = (int8_t)edgeopt_min(edgeopt_max(y[i], lo), hi);
     }
+}
+
+EDGEOPT_INLINE void edgeopt_clamp_all(int8_t *y, int32_t count, const int32_t *params) {
+    edgeopt_clamp_to(y, count, params[EDGEOPT_LO], params[EDGEOPT_HI]);
 }
