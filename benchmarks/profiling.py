@@ -11,8 +11,8 @@ are measured as they are deployed, in turns. Everything is journalled; a call wo
     python benchmarks/profiling.py report --work W
 
 Two threads: kernels are timed with their parts one after another on one thread; what dividing them
-brings is learnt from the networks. The anchor sees the first thread's core alone, so that such a run
-needs a machine whose other cores are idle.
+brings is learnt from the networks. The anchor sees the first thread's core alone: such a run needs
+a machine whose other cores are idle.
 """
 
 from __future__ import annotations
