@@ -46,7 +46,7 @@ from edgeopt.devices.transports.stream import (
 )
 
 PORT = 9090
-CONNECT_S = 60.0
+CONNECT_S = 120.0  # starting TVM takes its time, too
 #: The server answers within this time; it is asked for output in steps of `POLL_MS`.
 ANSWER_S = 60.0
 POLL_MS = 200
