@@ -6,6 +6,7 @@ fitted to them: their errors become the interval of every later prediction.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 #: name ("f32 r32-d1...") -> kernels, measured nanoseconds
 Times = dict[str, tuple[tuple[OpKey, ...], float]]
 
-#: Fewer subnets are of no use to fit to, or to hold out.
-MIN_FITTED, MIN_HELD_OUT = 4, 5
+#: Fewer networks are of no use to fit to, or to hold out.
+MIN_FITTED, MIN_HELD_OUT = 8, 10
 #: Subnets that are built side by side.
 CHUNK = 3
 #: Seconds that measuring a network takes about, beside building it.
@@ -89,7 +90,8 @@ def network_times(
         spent = time.monotonic() - began
         pace = spent / max(start, 1) + MEASURE_S * len(precisions)
         needed_s = spent + MEASURE_S * len(graphs) + CHUNK * pace
-        if start >= MIN_FITTED + MIN_HELD_OUT and budget_s is not None and needed_s > budget_s:
+        enough = start * len(precisions) >= MIN_FITTED + MIN_HELD_OUT
+        if enough and budget_s is not None and needed_s > budget_s:
             break
         fresh = {
             f"{precision} {config}": kernels.lowered(space, config, precision, device.target)
@@ -171,8 +173,9 @@ def split(times: Times, fitted: int) -> tuple[Times, Times]:
     Where time allowed for fewer subnets than planned, both parts give way.
     """
     subnets = list(dict.fromkeys(name.partition(" ")[2] for name in times))
-    if len(subnets) < fitted + MIN_HELD_OUT:
-        fitted = max(MIN_FITTED, min(fitted, len(subnets) // 2))
+    each = len(times) // max(len(subnets), 1) or 1  # precisions
+    if len(subnets) < fitted + math.ceil(MIN_HELD_OUT / each):
+        fitted = max(math.ceil(MIN_FITTED / each), min(fitted, len(subnets) // 2))
     chosen = set(subnets[:fitted])
     inside = {name: v for name, v in times.items() if name.partition(" ")[2] in chosen}
     return inside, {name: v for name, v in times.items() if name not in inside}

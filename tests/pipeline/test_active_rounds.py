@@ -119,3 +119,6 @@ def test_subnets_are_fitted_or_held_out_whole() -> None:
     assert not set(inside) & set(outside) and len(inside) + len(outside) == 24
     inside, outside = split(times, 16)  # time did not suffice for all of them
     assert len(inside) == len(outside) == 12
+    alone = {f"f32 net{i}": ((), 1.0) for i in range(18)}  # the fewest, in one precision
+    inside, outside = split(alone, 16)
+    assert len(inside) >= 8 and len(outside) >= 9
