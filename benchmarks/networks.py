@@ -36,8 +36,8 @@ CACHE = Path(__file__).resolve().parent.parent / ".cache"
 SCRIPTS = Path(__file__).resolve().parent / "peers"
 TURNS = 10
 #: An engine slower than this per inference is given fewer runs.
-SLOW_NS = 150e6
-SLOW_RUNS = 20
+SLOW_NS = 50e6
+SLOW_RUNS = 50
 
 
 @dataclass
