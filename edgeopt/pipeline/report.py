@@ -220,12 +220,14 @@ def _latency_chart(manifest: Manifest) -> Any:
 
     figure = go.Figure()
     operators = sorted({OpKey.parse(k.key).op for k in manifest.kernels})
+    longest_ns = max((k.latency_ns for k in manifest.kernels), default=0.0)
+    unit, unit_ns = ("ms", 1e6) if longest_ns >= 2e6 else ("µs", 1e3)
     colours = (_BLUE, _ORANGE, _GREEN, _RED, "#56B4E9", "#CC79A7", "#F0E442", _GREY, "#000000")
     for i, operator in enumerate(operators):
         mine = [(n, k) for n, k in enumerate(manifest.kernels) if OpKey.parse(k.key).op == operator]
         figure.add_bar(
             x=[n for n, _ in mine],
-            y=[k.latency_ns / 1e3 for _, k in mine],
+            y=[k.latency_ns / unit_ns for _, k in mine],
             name=operator,
             marker_color=colours[i % len(colours)],
             text=[f"{k.name}<br>{k.key}<br>{k.latency_source}" for _, k in mine],
@@ -235,7 +237,7 @@ def _latency_chart(manifest: Manifest) -> Any:
     figure.update_layout(
         **_LAYOUT,
         xaxis_title="kernel, in execution order",
-        yaxis_title="latency (µs)",
+        yaxis_title=f"latency ({unit})",
         bargap=0.1,
         legend={"orientation": "h", "y": 1.12},
     )
