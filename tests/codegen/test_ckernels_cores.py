@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import c_harness
@@ -11,6 +11,7 @@ import micro
 import pytest
 
 from edgeopt.codegen import ckernels
+from edgeopt.codegen.ckernels.template import CTemplate
 from edgeopt.codegen.machines import MACHINES, Machine
 from edgeopt.core.kernels import OpKey
 
@@ -38,6 +39,23 @@ def sample(machine: Machine) -> list[OpKey]:
         for of_kind in kinds.values():
             found[of_kind[(_TURNS[machine.name] + number) % len(of_kind)]] = None
     return list(found)
+
+
+def templates(base: type[CTemplate] = CTemplate) -> Iterator[str]:
+    for kind in base.__subclasses__():
+        if kind.__module__.startswith("edgeopt.") and not kind.__subclasses__():
+            yield kind.name
+        yield from templates(kind)
+
+
+def test_every_template_in_c_runs_on_some_core() -> None:
+    found = {
+        ckernels.select(key, machine.target).name
+        for machine in MACHINES.values()
+        for key in sample(machine)
+    }
+    missing = set(templates()) - found
+    assert not missing, f"add keys of template {sorted(missing)} to tests/emulated/shapes.py"
 
 
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=str)
