@@ -288,7 +288,7 @@ def latency_source(profile: DeviceProfile, table_dirs: Sequence[Path] = ()) -> s
     """In a few words, how the device's latency is known."""
     table = find_table(profile, table_dirs)
     if table is not None:
-        text = f"measured ({len(table.entries)} kernels"
+        text = f"{table.source.value} ({len(table.entries)} kernels"
         if table.calibration is not None:
             text += f", {table.calibration.mape:.1%} error on whole networks"
         return text + ")"
