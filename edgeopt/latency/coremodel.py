@@ -35,6 +35,8 @@ from edgeopt.latency.work import (
 
 #: Fewer measurements say too little of their own error.
 MIN_FOR_ERROR = 5
+#: They lead from one precision to the other, and run where either does.
+CONVERSIONS = frozenset({"quantize", "dequantize"})
 #: Multiplications that Winograd's forms save at most: F(4x4, 3x3) needs 36 for 144.
 WINOGRAD_GAIN = 4.0
 
@@ -148,9 +150,9 @@ class CoreModel:
         return found
 
     def _learn(self, key: OpKey) -> _Known:
-        if key.precision not in self.precisions:
+        if key.precision not in self.precisions and key.op not in CONVERSIONS:
             raise InputError(
-                f"{key.precision} kernels do not run there", where=f"device {self.device}",
+                f"{key.precision} kernels do not run there: {key}", where=f"device {self.device}",
                 hint=f"its precisions are {', '.join(self.precisions)}",
             )  # fmt: skip
         costs = work_of(key, self.peaks) * self._costs

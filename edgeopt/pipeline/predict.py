@@ -116,6 +116,11 @@ def predict_model(
         raise InputError(
             "the network is quantized already", where=str(model), hint="leave out --precision"
         )
+    if runtime == RUNTIME and not integer and not precision and "f32" not in profile.precisions:
+        raise InputError(
+            f"the network is in float, and {profile.name} has int8 kernels only",
+            where=str(model), hint="predict it as it will be once quantized: --precision int8",
+        )  # fmt: skip
     notes = [] if any_table else _refused(profile, runtime)
     keys: tuple[OpKey, ...]
     if runtime == RUNTIME and (integer or precision != "int8"):

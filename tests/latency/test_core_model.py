@@ -126,6 +126,14 @@ def test_a_precision_the_device_does_not_have() -> None:
     assert "its precisions are f32" in caught.value.hint
 
 
+def test_conversions_run_where_one_of_their_precisions_does() -> None:
+    model = core_model(replace(PI, precisions=("i8",)))
+    into = OpKey("quantize", (8, 8, 3), (8, 8, 3), out_dtype="i8")
+    found = model.predict([into])
+    assert 0 < found.low < found.value < found.high
+    assert found.value == pytest.approx(core_model(PI).predict([into]).value)
+
+
 def truth() -> CoreModel:
     """A core that is not as its facts say: slower arithmetic, quicker memory, costly calls."""
     model = core_model(PI)

@@ -320,3 +320,12 @@ def test_no_file_is_met_with_anything_but_an_answer(
     with pytest.raises(InputError) as caught:
         read_measured(path, "rpi4")
     assert caught.value.where.startswith(str(path)) and caught.value.hint
+
+
+def test_a_float_network_on_a_board_of_integers(networks: list[Path]) -> None:
+    with pytest.raises(InputError, match="has int8 kernels only") as caught:
+        predict_model(networks[0], device="nucleo-l4r5zi")
+    assert caught.value.where == str(networks[0]) and "--precision int8" in caught.value.hint
+    found = predict_model(networks[0], device="nucleo-l4r5zi", precision="int8")
+    assert any(k.key.startswith("quantize") and k.latency_ns > 0 for k in found.kernels)
+    assert found.figures[0].value > 0
