@@ -41,6 +41,23 @@ def user_table_dir() -> Path:
     return Path(base) / "edgeopt" / "tables"
 
 
+def made_table_dir() -> Path:
+    """`user_table_dir`, made if it is not there.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    folder = user_table_dir()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"cannot make the folder of tables: {error.strerror}", where=str(folder),
+            hint="set EDGEOPT_CACHE_DIR to a writable folder, or name a file with --out",
+        ) from error  # fmt: skip
+    return folder
+
+
 def table_path(
     folder: Path, profile: DeviceProfile, runtime: str = RUNTIME, threads: int = 1
 ) -> Path:

@@ -7,7 +7,6 @@ instructions, a loop of known length says what a tick is, and time is simulated 
 
 from __future__ import annotations
 
-import json
 import shutil
 import statistics
 import tempfile
@@ -24,6 +23,7 @@ from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import BoardError, InputError, ToolError
 from edgeopt.core.estimates import Source
 from edgeopt.devices.transports import FirmwareLink, open_firmware_link
+from edgeopt.devices.transports.conversation import json_object
 from edgeopt.devices.transports.opening import choose
 from edgeopt.devices.transports.qemu_system import QemuSystemLink
 from edgeopt.pipeline import bundle, firmware
@@ -140,7 +140,7 @@ def emulated(machine: Machine, profile: DeviceProfile) -> FirmwareLink:
 
 def _first(line: str, manifest: Manifest, where: str) -> dict[str, Any]:
     """What the firmware says of itself, if it is this bundle's."""
-    info = _object(line, where)
+    info = json_object(line, where)
     title = manifest.name[:80]
     if info.get("kernels") != len(manifest.kernels) or info.get("name") != title:
         raise BoardError(
@@ -149,20 +149,6 @@ def _first(line: str, manifest: Manifest, where: str) -> dict[str, Any]:
             where=where, hint="flash the bench firmware of this bundle",
         )  # fmt: skip
     return info
-
-
-def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        shown = "".join(c if c.isprintable() else "?" for c in line[:80])
-        raise BoardError(
-            f"said {shown!r} where JSON was expected", where=where,
-            hint="is this the bundle's bench firmware?",
-        )  # fmt: skip
-    return found
 
 
 def _ask(
@@ -194,7 +180,7 @@ def _ask(
             )  # fmt: skip
     verdict: bool | None = None
     if manifest.figure("stack_bytes") is not None:
-        (status,) = [_object(line, link.name) for line in _lines(link, "selftest")]
+        (status,) = [json_object(line, link.name) for line in _lines(link, "selftest")]
         verdict = status.get("selftest") == 0
     value, low, high = _time(profile, count, emulated=emulated)
     total = sum(each) or 1.0
@@ -228,7 +214,7 @@ def _time(profile: DeviceProfile, count: float, *, emulated: bool) -> tuple[floa
 def _lines(link: FirmwareLink, request: str) -> Iterator[str]:
     """The lines of an answer, but its end."""
     for line in link.request(request):
-        if _object(line, link.name).get("done") is not True:
+        if json_object(line, link.name).get("done") is not True:
             yield line
 
 
@@ -236,7 +222,7 @@ def _answers(link: FirmwareLink, request: str, name: str) -> list[list[float]]:
     """The numbers in each line of an answer."""
     found = []
     for line in _lines(link, request):
-        values = _object(line, link.name).get(name)
+        values = json_object(line, link.name).get(name)
         good = isinstance(values, list) and values and all(
             isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in values
         )  # fmt: skip

@@ -17,7 +17,7 @@ from edgeopt.graph.load import load_model
 from edgeopt.latency.corefile import save_fit
 from edgeopt.latency.coremodel import MIN_FOR_ERROR, CoreFit, CoreModel, core_model, learn_core
 from edgeopt.latency.measured import Measured, read_measured, refuse_rows, runtime_name
-from edgeopt.latency.select import RUNTIME, find_fits, find_table, fit_path, user_table_dir
+from edgeopt.latency.select import RUNTIME, find_fits, find_table, fit_path, made_table_dir
 from edgeopt.latency.work import Unit
 from edgeopt.pipeline.manifest import Record
 from edgeopt.pipeline.predict import graph_for
@@ -210,15 +210,7 @@ def _check_peak(
 def _write(request: Request, profile: DeviceProfile, fit: CoreFit) -> Path:
     path = request.out
     if path is None:
-        folder = user_table_dir()
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"cannot make the folder of tables: {error.strerror}", where=str(folder),
-                hint="set EDGEOPT_CACHE_DIR, or give --out",
-            ) from error  # fmt: skip
-        path = fit_path(folder, profile, fit.runtime, fit.threads)
+        path = fit_path(made_table_dir(), profile, fit.runtime, fit.threads)
     save_fit(fit, path)
     return path
 

@@ -142,7 +142,7 @@ def _measure_quickly(
     profile: DeviceProfile, space: SearchSpace, detail: Callable[[str], None]
 ) -> None:
     """Write a quick table; where that fails, estimates remain."""
-    from edgeopt.latency.select import table_path, user_table_dir
+    from edgeopt.latency.select import made_table_dir, table_path
     from edgeopt.pipeline.enumerate import kernels_of_space
 
     detail("measuring this machine, once")
@@ -150,9 +150,7 @@ def _measure_quickly(
         table = quick_table(
             profile, kernels_of_space(space, profile.precisions, target=profile.target)
         )
-        folder = user_table_dir()
-        folder.mkdir(parents=True, exist_ok=True)
-        table.save(table_path(folder, profile))
+        table.save(table_path(made_table_dir(), profile))
     except (EdgeoptError, OSError) as error:
         detail(f"could not measure this machine: {error}")
 

@@ -362,7 +362,7 @@ def _keys(
 
 
 def _path(request: ProfileRequest, device: DeviceProfile, board: Board) -> Path:
-    from edgeopt.latency.select import table_path, user_table_dir
+    from edgeopt.latency.select import made_table_dir, table_path
 
     if request.out is not None:
         return request.out
@@ -371,15 +371,7 @@ def _path(request: ProfileRequest, device: DeviceProfile, board: Board) -> Path:
             "times under an emulator say nothing about the board", where=f"device {device.name}",
             hint="name a file of its own with --out; no prediction will use it unasked",
         )  # fmt: skip
-    folder = user_table_dir()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot make the folder of tables: {error.strerror}", where=str(folder),
-            hint="name a file with --out",
-        ) from error  # fmt: skip
-    return table_path(folder, device, request.runtime)
+    return table_path(made_table_dir(), device, request.runtime)
 
 
 def _meter(

@@ -7,13 +7,12 @@ that the user flashes, are timed in cycles over a serial port: ``measured``.
 
 from __future__ import annotations
 
-import json
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edgeopt.codegen import bench_firmware
 from edgeopt.codegen.packagings.firmware import BOARD_STACK_BYTES, board_machine
@@ -23,6 +22,7 @@ from edgeopt.core.estimates import Source
 from edgeopt.core.files import write_atomic
 from edgeopt.core.kernels import OpKey
 from edgeopt.devices.transports import FirmwareLink, open_firmware_link
+from edgeopt.devices.transports.conversation import json_object
 from edgeopt.latency.meters.counting import CountingMeter
 from edgeopt.latency.table import LatencyTable, Measurement, load_table
 from edgeopt.pipeline import enumerate as kernels
@@ -131,19 +131,11 @@ def _space_keys(name: str, device: DeviceProfile, precisions: Sequence[str]) -> 
 
 
 def _path(request: ProfileRequest, device: DeviceProfile) -> Path:
-    from edgeopt.latency.select import table_path, user_table_dir
+    from edgeopt.latency.select import made_table_dir, table_path
 
     if request.out is not None:
         return request.out
-    folder = user_table_dir()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"cannot make the folder of tables: {error.strerror}", where=str(folder),
-            hint="name a file with --out",
-        ) from error  # fmt: skip
-    return table_path(folder, device)
+    return table_path(made_table_dir(), device)
 
 
 def _known(path: Path, table: LatencyTable, *, force: bool) -> LatencyTable | None:
@@ -276,7 +268,7 @@ class SerialCounter:
             if built is not None:
                 write_atomic(self.image, built.path.read_bytes())
         self.keys = tuple(key for key in self.keys if key not in self.refused)
-        info = _object(self.link.start(), self.link.name)
+        info = json_object(self.link.start(), self.link.name)
         wanted = bench_firmware.mark_of(self.keys)
         if info.get("set") != wanted:
             raise BoardError(
@@ -296,7 +288,7 @@ class SerialCounter:
         by_digest = {key.digest: key for key in keys}
         asked = f"visit {' '.join(by_digest)} --samples {SAMPLES}"
         for line in self.link.request(asked):
-            message = _object(line, self.link.name)
+            message = json_object(line, self.link.name)
             if message.get("done") is True:
                 break
             key = by_digest.pop(str(message.get("key")), None)
@@ -323,20 +315,6 @@ def _counts(values: object) -> bool:
     )
 
 
-def _object(line: str, where: str) -> dict[str, Any]:
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        shown = "".join(c if c.isprintable() else "?" for c in line[:80])
-        raise BoardError(
-            f"said {shown!r} where JSON was expected", where=where,
-            hint="is this edgeopt's bench firmware?",
-        )  # fmt: skip
-    return found
-
-
 # For a search -----------------------------------------------------------------------------------
 
 
@@ -346,13 +324,11 @@ def ensure_table(profile: DeviceProfile, space: SearchSpace, store: StageCache) 
     Raises:
         ToolError: toolchain or emulator is missing or fails.
     """
-    from edgeopt.latency.select import find_table, table_path, user_table_dir
+    from edgeopt.latency.select import find_table, made_table_dir, table_path
 
     version = firmware_meter.ckernels_version()
     if find_table(profile, runtime_version=version) is not None:
         return
     keys = kernels.kernels_of_space(space, profile.precisions, target=profile.target)
     table, _ = simulated_table(firmware.board_of(profile), keys, store)
-    folder = user_table_dir()
-    folder.mkdir(parents=True, exist_ok=True)
-    table.save(table_path(folder, profile))
+    table.save(table_path(made_table_dir(), profile))

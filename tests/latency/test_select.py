@@ -11,6 +11,7 @@ from keys import many, table_of
 from edgeopt import devices, latency
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InputError
+from edgeopt.core.estimates import Source
 from edgeopt.latency import select
 from edgeopt.latency.select import find_table, refused_tables, table_path
 from edgeopt.latency.table import LatencyTable, load_table
@@ -120,3 +121,23 @@ def test_the_first_format_still_loads(tmp_path: Path) -> None:
     again = tmp_path / "new.latency.jsonl"
     replace(table).save(again)
     assert load_table(again) == table
+
+
+def test_a_folder_of_tables_that_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("EDGEOPT_CACHE_DIR", str(tmp_path / "file"))
+    with pytest.raises(InputError, match="cannot make the folder of tables") as caught:
+        select.made_table_dir()
+    assert caught.value.where == str(tmp_path / "file" / "tables")
+    assert "EDGEOPT_CACHE_DIR" in caught.value.hint and "--out" in caught.value.hint
+
+
+def test_simulated_tables_are_not_called_measured() -> None:
+    folder = select.made_table_dir()
+    board = devices.load("nucleo-l4r5zi")
+    saved(folder, board, source=Source.SIMULATED)
+    assert latency.latency_source(board) == "simulated (40 kernels)"
+    saved(folder, board)
+    assert latency.latency_source(board) == "measured (40 kernels)"

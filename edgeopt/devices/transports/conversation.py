@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from edgeopt.core.errors import BoardCommandFailed, BoardError, BoardTimeout, InputError
 from edgeopt.devices.transports.stream import Clock, printable
@@ -52,6 +52,24 @@ class Channel(Protocol):
             BoardLost: the line is gone.
         """
         ...
+
+
+def json_object(line: str, where: str) -> dict[str, Any]:
+    """The JSON object that firmware said.
+
+    Raises:
+        BoardError: it is none.
+    """
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise BoardError(
+            f"said {printable(line[:80])!r} where JSON was expected", where=where,
+            hint="is this edgeopt's bench firmware?",
+        )  # fmt: skip
+    return found
 
 
 def crc16(payload: bytes) -> int:
