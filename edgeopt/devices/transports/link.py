@@ -63,7 +63,26 @@ class BoardFacts:
     memory_bytes: int | None = None
 
 
-class Link(Protocol):
+class Closing(Protocol):
+    """What `with` closes; links inherit it."""
+
+    def close(self) -> None:
+        """End it; a second call does nothing."""
+        ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Link(Closing, Protocol):
     """A connection to a board with an operating system; a context manager.
 
     A link is used from one thread. Commands run one at a time: the iterator of one is exhausted
@@ -140,17 +159,8 @@ class Link(Protocol):
         """End what runs, remove the work folder, disconnect; a second call does nothing."""
         ...
 
-    def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-
-class FirmwareLink(Protocol):
+class FirmwareLink(Closing, Protocol):
     """A connection to firmware that speaks the line protocol; a context manager."""
 
     name: str  # "serial /dev/ttyACM0"
@@ -192,12 +202,3 @@ class FirmwareLink(Protocol):
     def close(self) -> None:
         """Release the port or end the emulator; a second call does nothing."""
         ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...

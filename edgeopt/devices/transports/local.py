@@ -8,12 +8,11 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from edgeopt.core.errors import BoardCommandFailed
 from edgeopt.devices.transports import posix, process
-from edgeopt.devices.transports.link import BoardFacts, Endpoint
+from edgeopt.devices.transports.link import BoardFacts, Closing, Endpoint
 from edgeopt.devices.transports.stream import (
     MAX_TEXT_BYTES,
     checked,
@@ -24,7 +23,7 @@ from edgeopt.devices.transports.stream import (
 
 
 @dataclass(slots=True)
-class LocalLink:
+class LocalLink(Closing):
     """Programs run as child processes.
 
     Args:
@@ -95,14 +94,3 @@ class LocalLink:
         if self._work is not None:
             shutil.rmtree(self._work, ignore_errors=True)
             self._work = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

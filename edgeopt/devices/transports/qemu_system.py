@@ -12,13 +12,12 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from edgeopt.core.errors import BoardLost, BoardUnreachable, InputError, ToolError
 from edgeopt.devices.transports import process
 from edgeopt.devices.transports.conversation import START_S, Conversation
-from edgeopt.devices.transports.link import Endpoint
+from edgeopt.devices.transports.link import Closing, Endpoint
 from edgeopt.devices.transports.stream import MAX_STDERR_BYTES, source_file
 
 _CHUNK = 1 << 16
@@ -93,7 +92,7 @@ class PipeChannel:
 
 
 @dataclass(slots=True)
-class QemuSystemLink:
+class QemuSystemLink(Closing):
     """Firmware under an emulator.
 
     Args:
@@ -171,14 +170,3 @@ class QemuSystemLink:
         if self._channel is not None:
             process.end(self._channel.emulator)
         self._channel = self._talk = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

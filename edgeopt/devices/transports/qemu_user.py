@@ -10,18 +10,17 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from edgeopt.core.errors import BoardCommandFailed, ToolError
 from edgeopt.devices.transports import process
-from edgeopt.devices.transports.link import BoardFacts, Endpoint
+from edgeopt.devices.transports.link import BoardFacts, Closing, Endpoint
 from edgeopt.devices.transports.local import LocalLink
 from edgeopt.devices.transports.stream import checked, printable
 
 
 @dataclass(slots=True)
-class QemuUserLink:
+class QemuUserLink(Closing):
     """Programs run under an emulator.
 
     Args:
@@ -101,14 +100,3 @@ class QemuUserLink:
     def close(self) -> None:
         """Remove the work folder."""
         self._files.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -6,12 +6,11 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from edgeopt.core.errors import BoardLost, BoardUnreachable, InputError, ToolError
 from edgeopt.devices.transports.conversation import START_S, Conversation
-from edgeopt.devices.transports.link import Endpoint
+from edgeopt.devices.transports.link import Closing, Endpoint
 
 BAUD = 115200
 WRITE_TIMEOUT_S = 5.0
@@ -56,7 +55,7 @@ class PortChannel:
 
 
 @dataclass(slots=True)
-class SerialLink:
+class SerialLink(Closing):
     """Firmware that a debugger or the board's loader flashed before.
 
     Args:
@@ -137,17 +136,6 @@ class SerialLink:
             with contextlib.suppress(OSError):
                 self._channel.port.close()
         self._channel = self._talk = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _pyserial() -> Any:

@@ -12,12 +12,11 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from edgeopt.core.errors import BoardCommandFailed, BoardError, BoardLost, BoardTimeout, InputError
 from edgeopt.devices.transports import posix
-from edgeopt.devices.transports.link import BoardFacts
+from edgeopt.devices.transports.link import BoardFacts, Closing
 from edgeopt.devices.transports.stream import (
     Clock,
     Lines,
@@ -148,7 +147,7 @@ def script_line(script: str, arguments: Sequence[str]) -> str:
 
 
 @dataclass(slots=True)
-class ShellLink:
+class ShellLink(Closing):
     """A link over a remote shell; see `Link`.
 
     Args:
@@ -302,14 +301,3 @@ class ShellLink:
             finally:
                 self._keeper.close()
         self.remote.disconnect()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -20,8 +20,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import (
@@ -33,7 +32,7 @@ from edgeopt.core.errors import (
 )
 from edgeopt.devices.transports import posix, process
 from edgeopt.devices.transports.address import Address
-from edgeopt.devices.transports.link import BoardFacts, BuildShared, Endpoint
+from edgeopt.devices.transports.link import BoardFacts, BuildShared, Closing, Endpoint
 from edgeopt.devices.transports.stream import (
     Clock,
     Lines,
@@ -107,7 +106,7 @@ def _default_build(profile: DeviceProfile) -> BuildShared:
 
 
 @dataclass(slots=True)
-class TvmRpcLink:
+class TvmRpcLink(Closing):
     """A session of a TVM RPC server; see `Link`. A server has one session at a time.
 
     Args:
@@ -275,14 +274,3 @@ class TvmRpcLink:
             pass
         finally:
             process.end(worker)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
