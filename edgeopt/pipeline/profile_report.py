@@ -15,19 +15,25 @@ from edgeopt.core.kernels import OpKey
 from edgeopt.core.units import show_duration
 from edgeopt.latency.analytic import CLASS_OF
 from edgeopt.latency.table import LatencyTable
+from edgeopt.pipeline.charts import (
+    BLUE,
+    GREEN,
+    GREY,
+    LAYOUT,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    YELLOW,
+    div,
+)
 
 if TYPE_CHECKING:
     from edgeopt.pipeline.profile import ProfileReport
 
-# Colour-blind safe (Okabe and Ito 2008); precisions differ by their markers as well.
-_COLOURS = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#999999",
-)  # fmt: skip
-_BLUE, _ORANGE, _GREY = _COLOURS[0], _COLOURS[1], _COLOURS[7]
+_COLOURS = (BLUE, ORANGE, GREEN, RED, PINK, SKY, YELLOW, GREY)
 _MARKERS = {"f32": "circle", "i8": "diamond"}
-_LAYOUT = {
-    "template": "plotly_white",
-    "font": {"family": "system-ui, sans-serif", "size": 13},
+_LAYOUT = LAYOUT | {
     "margin": {"l": 70, "r": 20, "t": 60, "b": 60},
     "height": 400,
     "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom"},
@@ -83,7 +89,7 @@ def render_profile_report(report: ProfileReport) -> str:
     )
     table = report.table
     charts = [
-        (title, caption, _div(f"chart{number}", figure))
+        (title, caption, div(f"chart{number}", figure))
         for number, (title, caption, figure) in enumerate(_charts(report))
     ]
     try:
@@ -146,16 +152,6 @@ def _figures(report: ProfileReport) -> list[tuple[str, str]]:
     if report.dropped:
         rows.append(("journal", f"{report.dropped} lines could not be read and were dropped"))
     return rows
-
-
-def _div(name: str, figure: Any) -> str:
-    html: str = figure.to_html(
-        full_html=False,
-        include_plotlyjs=False,
-        div_id=name,
-        config={"displaylogo": False, "displayModeBar": False},
-    )
-    return html
 
 
 def _charts(report: ProfileReport) -> list[tuple[str, str, Any]]:
@@ -250,8 +246,8 @@ def _residuals(found: Sequence[Residual]) -> Any:
 
     figure = go.Figure()
     for limit, opacity in ((10, 0.10), (5, 0.16)):
-        figure.add_hrect(y0=-limit, y1=limit, fillcolor=_BLUE, opacity=opacity, line_width=0)
-    figure.add_hline(y=0, line_color=_GREY, line_width=1)
+        figure.add_hrect(y0=-limit, y1=limit, fillcolor=BLUE, opacity=opacity, line_width=0)
+    figure.add_hline(y=0, line_color=GREY, line_width=1)
     for precision, marker in _MARKERS.items():
         mine = [item for item in found if item.name.startswith(precision)]
         if mine:
@@ -259,7 +255,7 @@ def _residuals(found: Sequence[Residual]) -> Any:
                 x=[item.measured_ns / 1e6 for item in mine],
                 y=[100 * item.share for item in mine],
                 mode="markers",
-                marker={"color": _BLUE if precision == "f32" else _ORANGE, "symbol": marker,
+                marker={"color": BLUE if precision == "f32" else ORANGE, "symbol": marker,
                         "size": 8},
                 name="int8" if precision == "i8" else "float32",
                 text=[
@@ -282,7 +278,7 @@ def _drift(report: ProfileReport) -> Any:
     best = min(visit.best_ns for visit in report.anchors)
     figure = go.Figure()
     for kept, colour, marker, name in (
-        (True, _BLUE, "circle", "kept"), (False, _ORANGE, "x", "made again")
+        (True, BLUE, "circle", "kept"), (False, ORANGE, "x", "made again")
     ):  # fmt: skip
         mine = [visit for visit in report.anchors if visit.kept is kept]
         if mine:

@@ -11,17 +11,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from edgeopt.codegen.plan_picture import peak
 from edgeopt.core.kernels import Buffer, OpKey
 from edgeopt.core.units import show_duration, show_size
+from edgeopt.pipeline.charts import BLUE, GREEN, GREY, LAYOUT, ORANGE, PINK, RED, SKY, YELLOW, div
 from edgeopt.pipeline.manifest import Figure, KernelInfo, Manifest, PointInfo
 
 # Colour-blind safe (Okabe and Ito 2008), so series differ in print as well.
-_BLUE, _ORANGE, _GREEN, _GREY, _RED = "#0072B2", "#E69F00", "#009E73", "#999999", "#D55E00"
-_LAYOUT = {
-    "template": "plotly_white",
-    "font": {"family": "system-ui, sans-serif", "size": 13},
-    "margin": {"l": 70, "r": 20, "t": 20, "b": 60},
-    "height": 380,
-}
-
 #: name -> (what a user calls it, how its value is shown)
 FIGURES: dict[str, tuple[str, str]] = {
     "accuracy": ("accuracy", "share"),
@@ -76,7 +69,7 @@ def render_report(manifest: Manifest, points: Sequence[PointInfo]) -> str:
         lstrip_blocks=True,
     )
     charts = [
-        (title, caption, _div(f"chart{i}", figure))
+        (title, caption, div(f"chart{i}", figure))
         for i, (title, caption, figure) in enumerate(_charts(manifest, points))
     ]
     fallbacks = [k for k in manifest.kernels if k.template == "fallback"]
@@ -106,16 +99,6 @@ def _share(some: Sequence[KernelInfo], kernels: Sequence[KernelInfo]) -> str:
         return "none"
     how = " and ".join(sorted({k.latency_source for k in some}))
     return f"{100 * sum(k.latency_ns for k in some) / total_ns:.1f} % ({how})"
-
-
-def _div(name: str, figure: Any) -> str:
-    html: str = figure.to_html(
-        full_html=False,
-        include_plotlyjs=False,
-        div_id=name,
-        config={"displaylogo": False, "displayModeBar": False},
-    )
-    return html
 
 
 def _charts(manifest: Manifest, points: Sequence[PointInfo]) -> list[tuple[str, str, Any]]:
@@ -160,8 +143,8 @@ def _search_chart(manifest: Manifest, points: Sequence[PointInfo]) -> Any:
 
     figure = go.Figure()
     groups = (
-        ("over budget", [p for p in points if not p.feasible], _GREY),
-        ("within budget", [p for p in points if p.feasible], _BLUE),
+        ("over budget", [p for p in points if not p.feasible], GREY),
+        ("within budget", [p for p in points if p.feasible], BLUE),
     )
     for title, group, colour in groups:
         figure.add_scatter(
@@ -186,7 +169,7 @@ def _search_chart(manifest: Manifest, points: Sequence[PointInfo]) -> Any:
         y=[100 * p.accuracy for p in best],
         mode="lines",
         name="Pareto front",
-        line={"color": _GREEN, "width": 2, "shape": "hv"},
+        line={"color": GREEN, "width": 2, "shape": "hv"},
     )
     chosen = next(
         (p for p in points if p.subnet == manifest.subnet and p.precision == manifest.precision),
@@ -198,16 +181,16 @@ def _search_chart(manifest: Manifest, points: Sequence[PointInfo]) -> Any:
             y=[100 * chosen.accuracy],
             mode="markers",
             name="chosen",
-            marker={"size": 14, "color": _ORANGE, "symbol": "star",
+            marker={"size": 14, "color": ORANGE, "symbol": "star",
                     "line": {"width": 1, "color": "black"}},
         )  # fmt: skip
     if "latency_ns" in manifest.budget:
         figure.add_vline(
-            x=manifest.budget["latency_ns"] / 1e6, line={"color": _RED, "dash": "dash"},
+            x=manifest.budget["latency_ns"] / 1e6, line={"color": RED, "dash": "dash"},
             annotation_text="budget",
         )  # fmt: skip
     figure.update_layout(
-        **_LAYOUT,
+        **LAYOUT,
         xaxis_title="predicted latency (ms)",
         yaxis_title="predicted accuracy (%)",
         legend={"orientation": "h", "y": 1.12},
@@ -222,7 +205,7 @@ def _latency_chart(manifest: Manifest) -> Any:
     operators = sorted({OpKey.parse(k.key).op for k in manifest.kernels})
     longest_ns = max((k.latency_ns for k in manifest.kernels), default=0.0)
     unit, unit_ns = ("ms", 1e6) if longest_ns >= 2e6 else ("µs", 1e3)
-    colours = (_BLUE, _ORANGE, _GREEN, _RED, "#56B4E9", "#CC79A7", "#F0E442", _GREY, "#000000")
+    colours = (BLUE, ORANGE, GREEN, RED, SKY, PINK, YELLOW, GREY, "#000000")
     for i, operator in enumerate(operators):
         mine = [(n, k) for n, k in enumerate(manifest.kernels) if OpKey.parse(k.key).op == operator]
         figure.add_bar(
@@ -235,7 +218,7 @@ def _latency_chart(manifest: Manifest) -> Any:
             hoverinfo="text+y",
         )
     figure.update_layout(
-        **_LAYOUT,
+        **LAYOUT,
         xaxis_title="kernel, in execution order",
         yaxis_title=f"latency ({unit})",
         bargap=0.1,
@@ -249,7 +232,7 @@ def _memory_chart(manifest: Manifest) -> Any:
 
     figure = go.Figure()
     last = max(len(manifest.kernels) - 1, 0)
-    palette = (_BLUE, _ORANGE, _GREEN, "#56B4E9", "#CC79A7")
+    palette = (BLUE, ORANGE, GREEN, SKY, PINK)
     for i, buffer in enumerate(manifest.buffers):
         start, end = max(buffer.first, 0) - 0.5, min(buffer.last, last) + 0.5
         low, high = buffer.offset_bytes / 1e3, (buffer.offset_bytes + buffer.size_bytes) / 1e3
@@ -275,17 +258,17 @@ def _memory_chart(manifest: Manifest) -> Any:
             len(manifest.kernels),
         )
         figure.add_vrect(
-            x0=at - 0.5, x1=at + 0.5, fillcolor=_RED, opacity=0.15, line_width=0,
+            x0=at - 0.5, x1=at + 0.5, fillcolor=RED, opacity=0.15, line_width=0,
             annotation_text=f"peak: kernel {at}",
         )  # fmt: skip
     bound = manifest.figure("arena_lower_bound_bytes")
     if bound is not None and bound.value:
         figure.add_hline(
-            y=bound.value / 1e3, line={"color": _RED, "dash": "dash"},
+            y=bound.value / 1e3, line={"color": RED, "dash": "dash"},
             annotation_text="lower bound",
         )  # fmt: skip
     figure.update_layout(
-        **_LAYOUT, xaxis_title="kernel, in execution order", yaxis_title="arena (kB)"
+        **LAYOUT, xaxis_title="kernel, in execution order", yaxis_title="arena (kB)"
     )
     return figure
 
@@ -294,7 +277,7 @@ def _precision_chart(manifest: Manifest) -> Any:
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    for precision, colour in (("f32", _BLUE), ("i8", _GREEN)):
+    for precision, colour in (("f32", BLUE), ("i8", GREEN)):
         mine = [
             (n, k)
             for n, k in enumerate(manifest.kernels)
@@ -310,7 +293,7 @@ def _precision_chart(manifest: Manifest) -> Any:
             hoverinfo="text+y",
         )
     figure.update_layout(
-        **_LAYOUT,
+        **LAYOUT,
         xaxis_title="kernel, in execution order",
         yaxis_title="weights (kB)",
         legend={"orientation": "h", "y": 1.12},
