@@ -57,9 +57,11 @@ def test_a_peer_with_another_result_is_named(networks: ModuleType) -> None:
 
 
 def test_slow_peers_run_less_often(networks: ModuleType) -> None:
-    assert networks.turn([], 200) == 20
-    assert networks.turn([1e6], 200) == 20
-    assert networks.turn([1e9], 200) == 2
+    whole = 200 // networks.TURNS
+    assert networks.turn([], 200) == whole
+    assert networks.turn([networks.SLOW_NS / 2], 200) == whole
+    slow = networks.turn([networks.SLOW_NS * 2], 200)
+    assert slow < whole and slow * networks.TURNS == networks.SLOW_RUNS
 
 
 def test_rows_are_kept_and_read_back(networks: ModuleType, tmp_path: Path) -> None:
