@@ -16,6 +16,11 @@ BASIS = {
     "fitted": "measurements of its class",
     "facts": "facts of the processor",
 }
+COUNTED = {
+    "measured": "these kernels, counted under emulation",
+    "fitted": "counts of its class",
+    "facts": "facts of the processor",
+}
 
 
 def run(
@@ -67,6 +72,7 @@ def run(
         document = msgspec.json.encode(prediction, order="deterministic")
         sys.stdout.write(msgspec.json.format(document).decode() + "\n")
         return
+    basis = COUNTED if prediction.counted else BASIS
     console = stdout()
     console.print(
         table(
@@ -84,15 +90,17 @@ def run(
             ["class", "kernels", "latency", "share", "rests on"],
             [
                 (f"{c.kind} {c.precision}", str(c.kernels), show_duration(c.latency_ns),
-                 f"{c.share:.1%}", BASIS[c.basis])
+                 f"{c.share:.1%}", basis[c.basis])
                 for c in prediction.classes
             ],
         )
     )  # fmt: skip
     covered = prediction.coverage
+    how, what = ("counted under emulation", "counts") if prediction.counted else (
+        "measured on the board", "measurements there")  # fmt: skip
     console.print(
-        f"of the time, {covered.measured:.0%} is of kernels measured on the board, "
-        f"{covered.fitted:.0%} of classes fitted to measurements there, {covered.facts:.0%} from "
+        f"of the time, {covered.measured:.0%} is of kernels {how}, "
+        f"{covered.fitted:.0%} of classes fitted to {what}, {covered.facts:.0%} from "
         f"what is known of the processor"
     )
     console.print()

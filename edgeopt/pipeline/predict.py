@@ -19,7 +19,7 @@ from edgeopt.latency.coremodel import CoreModel
 from edgeopt.latency.model import TableModel
 from edgeopt.latency.select import RUNTIME, refused_tables
 from edgeopt.latency.work import class_of, weight_bytes
-from edgeopt.pipeline import figures
+from edgeopt.pipeline import figures, firmware_meter
 from edgeopt.pipeline.artifact import make_artifact
 from edgeopt.pipeline.kernel_store import codegen_version
 from edgeopt.pipeline.manifest import Figure, KernelInfo, Record
@@ -60,6 +60,7 @@ class Prediction(Record, frozen=True):
     runtime: str
     threads: int
     figures: tuple[Figure, ...]
+    counted: bool  # under emulation; what is called measured below was not timed on a board
     coverage: Coverage
     classes: tuple[ClassShare, ...]  # slowest first
     kernels: tuple[KernelInfo, ...]
@@ -149,6 +150,7 @@ def predict_model(
         runtime=runtime,
         threads=threads,
         figures=known,
+        counted=isinstance(predictor, firmware_meter.Simulated),
         coverage=_coverage(classes),
         classes=classes,
         kernels=kernels,
@@ -161,7 +163,8 @@ def _installed(profile: DeviceProfile, runtime: str) -> str | None:
     from importlib import metadata
 
     if runtime == RUNTIME:
-        return codegen_version()
+        firmware = profile.kind == "firmware"
+        return firmware_meter.ckernels_version() if firmware else codegen_version()
     if runtime == "onnxruntime" and profile.folder is None:
         return metadata.version("onnxruntime")
     return None

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from benchmarks.cells import nas_bench_201, random_cell
 from edgeopt import devices
 from edgeopt.core.errors import InputError
+from edgeopt.core.estimates import Source
 from edgeopt.core.kernels import OpKey
 from edgeopt.graph import check, isolate
 from edgeopt.graph.importer import import_network
@@ -24,7 +25,9 @@ from edgeopt.latency.corefile import load_fit
 from edgeopt.latency.coremodel import CoreModel, core_model
 from edgeopt.latency.measured import read_measured
 from edgeopt.latency.prior import NAMES
-from edgeopt.latency.select import estimates
+from edgeopt.latency.select import estimates, made_table_dir, table_path
+from edgeopt.latency.table import LatencyTable, Measurement
+from edgeopt.pipeline import firmware_meter
 from edgeopt.pipeline.calibrate import Request, calibrate
 from edgeopt.pipeline.predict import graph_for, predict_model
 
@@ -329,3 +332,19 @@ def test_a_float_network_on_a_board_of_integers(networks: list[Path]) -> None:
     found = predict_model(networks[0], device="nucleo-l4r5zi", precision="int8")
     assert any(k.key.startswith("quantize") and k.latency_ns > 0 for k in found.kernels)
     assert found.figures[0].value > 0
+
+
+def test_counted_kernels_are_not_called_measured(networks: list[Path]) -> None:
+    board = devices.load("nucleo-l4r5zi")
+    network = import_network(load_model(networks[0], isolated=False))
+    keys = graph_for(network, board, "edgeopt", "int8").keys
+    table = LatencyTable(
+        board.name, board.fingerprint, "edgeopt", firmware_meter.ckernels_version(), 1,
+        {key: Measurement(1000.0, 1.0, 1) for key in keys}, source=Source.SIMULATED,
+    )  # fmt: skip
+    table.save(table_path(made_table_dir(), board))
+    found = predict_model(networks[0], device="nucleo-l4r5zi", precision="int8")
+    assert found.counted and found.coverage.measured == pytest.approx(1.0)
+    assert {kernel.latency_source for kernel in found.kernels} == {"simulated"}
+    assert not [note for note in found.notes if "was not used" in note]
+    assert not predict_model(networks[0], device="rpi4", precision="int8").counted
