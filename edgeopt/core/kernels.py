@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 
 from edgeopt.core.errors import InputError
+from edgeopt.core.lowbits import PACKED_BITS
 from edgeopt.core.network import DTYPE_BYTES, Array, Tensor
 
 #: Operators a kernel template may implement. "pointwise" is a 1x1 stride-1 convolution with one
@@ -23,6 +24,9 @@ KERNEL_OPS = frozenset(
      "dequantize", "fallback", "slice", "gather", "pad", "reduce", "sub", "div", "max", "min",
      "prelu", "irb"}
 )  # fmt: skip
+
+#: Those whose weights may be packed.
+WITH_WEIGHTS = frozenset({"pointwise", "depthwise", "conv2d", "linear"})
 
 #: Width of an inverted residual block, and the activation after its first two parts.
 _BLOCK = re.compile(r"e([1-9][0-9]{0,5})\.(.+)")
@@ -52,6 +56,7 @@ class OpKey:
     residual_activation: str = "none"  # applied after
     inputs: int = 1
     variant: str = ""  # anything else that changes the code: letters, digits, '.', '-', '_'
+    weight_bits: int = 0  # of packed weights: 2 or 4; 0 where they have the type of ``dtype``
 
     def __post_init__(self) -> None:
         if self.op not in KERNEL_OPS:
@@ -59,6 +64,13 @@ class OpKey:
         for shape in (self.in_shape, self.out_shape):
             if not shape or any(d <= 0 for d in shape) or math.prod(shape) > 2**31:
                 raise InputError(f"shape {shape} is out of range", where="kernel key")
+        if self.weight_bits and (
+            self.weight_bits not in PACKED_BITS or self.op not in WITH_WEIGHTS or self.dtype != "i8"
+        ):
+            raise InputError(
+                f"weights of {self.weight_bits} bits in {self.op} of {self.dtype}",
+                where="kernel key", hint="layers of int8 activations have packed weights of 2 or 4",
+            )  # fmt: skip
         if self.op == "irb" and not (
             _BLOCK.fullmatch(self.variant) and len(self.in_shape) == len(self.out_shape) == 3
         ):
@@ -96,6 +108,11 @@ class OpKey:
         if "in_shape" not in values or "out_shape" not in values:
             raise InputError("in_shape and out_shape are required", where=f"kernel key {text!r}")
         return cls(**values)  # type: ignore[arg-type]
+
+    @property
+    def weight_type(self) -> str:
+        """What a latency class calls the weights: ``f32``, ``i8``, ``w4`` or ``w2``."""
+        return f"w{self.weight_bits}" if self.weight_bits else self.precision
 
     @property
     def digest(self) -> str:
@@ -182,7 +199,7 @@ def _read(name: str, value: str) -> object:
         if name in _TUPLES and len(numbers) != _TUPLES[name]:
             raise ValueError(f"needs {_TUPLES[name]} numbers")
         return numbers
-    if name in ("groups", "inputs"):
+    if name in ("groups", "inputs", "weight_bits"):
         return int(value)
     if name == "residual":
         if value not in ("0", "1"):

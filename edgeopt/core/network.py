@@ -34,8 +34,9 @@ ACTIVATIONS = frozenset(
 
 #: Kinds of primitive op and the constants and attributes each may carry.
 #:   conv2d      w[O,kh,kw,I/groups] (f32, or i8 with "w_scale" f32[O]), b[O] (f32 or i32), attrs
-#:               kernel, strides, dilations (h,w), pads (top,left,bottom,right), groups
-#:   linear      w[O,I] (same), b[O]; input [1,I], output [1,O]
+#:               kernel, strides, dilations (h,w), pads (top,left,bottom,right),
+#:               groups, weight_bits (2 or 4: int8 weights that fit so many bits, kept packed)
+#:   linear      w[O,I] (same), b[O]; input [1,I], output [1,O]; attrs may have weight_bits
 #:   activation  attrs function + its parameters
 #:   add, mul    two inputs, or one input and constant "c"; the second may be [1,1,1,C] or [1,C],
 #:               one number a channel, or [1,H,W,1], one a pixel
