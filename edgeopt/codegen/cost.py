@@ -185,7 +185,7 @@ def evaluate(
     Raises:
         InputError: an unknown precision, or an operator that no kernel can compute.
     """
-    graph = fused(lower_shapes(network, precision), target)
+    graph = fused(lower_shapes(network, precision, target), target)
     costs = _costs(graph.keys, target, choices)
     planned = _plan(graph, costs, target)
     return NetworkCost(

@@ -13,19 +13,33 @@ from typing import Any, cast
 
 from edgeopt.codegen import constants, lower_moves
 from edgeopt.codegen.fuse import Group, groups, key_shape
-from edgeopt.codegen.lower_parts import activation_text, key_axis, make_kernel, make_key, require
+from edgeopt.codegen.lowbits import supported
+from edgeopt.codegen.lower_parts import (
+    activation_text,
+    key_axis,
+    make_kernel,
+    make_key,
+    packed_key,
+    require,
+)
 from edgeopt.codegen.quantized import as_int8
 from edgeopt.core import moves
 from edgeopt.core.activations import text_of
 from edgeopt.core.errors import InputError
 from edgeopt.core.kernels import Kernel, KernelGraph
 from edgeopt.core.network import Network, Op
+from edgeopt.core.target import TargetSpec
 
 Shape = tuple[int, ...]
 
 
-def lower(network: Network) -> KernelGraph:
+def lower(network: Network, target: TargetSpec | None = None) -> KernelGraph:
     """Fuse a network's operators into kernels; shape-only networks give the same keys.
+
+    Args:
+        network: float, integer or mixed.
+        target: says which layers read packed weights; without one, and where it has no kernel for
+            them, weights of fewer bits are int8 like all others.
 
     Raises:
         InputError: an operator that no kernel can compute, by name.
@@ -39,27 +53,38 @@ def lower(network: Network) -> KernelGraph:
             aliases[root.output] = aliases.get(root.inputs[0], root.inputs[0])
             continue
         name = _unused(root.name or root.output, names)
-        kernels.append(_LOWER[root.kind](network, group, name))
+        kernel = _LOWER[root.kind](network, group, name)
+        kernels.append(kernel if target is None else _packed(kernel, root, target))
     _copy_shared_outputs(network, kernels, aliases, names)
     return KernelGraph(
         network.name, network.tensors, tuple(kernels), network.inputs, network.outputs, aliases
     )
 
 
-def lower_shapes(network: Network, precision: str = "f32") -> KernelGraph:
+def _packed(kernel: Kernel, root: Op, target: TargetSpec) -> Kernel:
+    """The kernel with its weights packed, where they fit and the target has one that reads them."""
+    bits = cast(int, root.attrs.get("weight_bits", 0))
+    if not bits or kernel.key.dtype != "i8" or not supported(kernel.key.op, bits, target):
+        return kernel
+    return replace(kernel, key=packed_key(kernel.key, bits))
+
+
+def lower_shapes(
+    network: Network, precision: str = "f32", target: TargetSpec | None = None
+) -> KernelGraph:
     """Lower a float network as it is, or as it will be once it is quantized to int8.
 
     With ``i8`` the keys, tensor types and sizes are those of the network that the quantizer
-    exports; constants are left out.
+    exports; constants are left out. ``target`` is that of `lower`.
 
     Raises:
         InputError: an unknown precision.
     """
     if precision == "f32":
-        return lower(network)
+        return lower(network, target)
     if precision != "i8":
         raise InputError(f"precision {precision!r} is not known", hint="use f32 or i8")
-    return lower(as_int8(network))
+    return lower(as_int8(network), target)
 
 
 def _unused(name: str, names: set[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 from edgeopt.codegen.fuse import Group, is_clamp, is_integer, key_shape
@@ -15,6 +16,12 @@ from edgeopt.core.network import Network, Op, Tensor
 # Subnets of one space share most of their kernels, and making a validated key costs far more than
 # finding it.
 make_key = functools.lru_cache(maxsize=65536)(OpKey)
+
+
+@functools.lru_cache(maxsize=65536)
+def packed_key(key: OpKey, bits: int) -> OpKey:
+    """The key of the same kernel with packed weights."""
+    return replace(key, weight_bits=bits)
 
 
 def require(op: Op, x: Tensor, y: Tensor) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from edgeopt.core.errors import InputError
+from edgeopt.core.lowbits import PACKED_BITS
 from edgeopt.core.network import Array
 from edgeopt.graph import qdq
 from edgeopt.graph.importer import Importer, Tail
@@ -17,11 +18,15 @@ from edgeopt.graph.layout import Layout, plain, to_physical
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A layer's constants [O, ...]; ``scale`` and an int32 bias where they are integers."""
+    """A layer's constants [O, ...]; ``scale`` and an int32 bias where they are integers.
+
+    ``bits`` is 2 or 4 where the weights are integers that fit so many.
+    """
 
     w: Array
     b: Array
     scale: Array | None = None
+    bits: int = 0
 
     @property
     def constants(self) -> dict[str, Array]:
@@ -129,7 +134,7 @@ def conv(imp: Importer, node: Node) -> bool:
     if found is None:
         return False
     weights, tail = found
-    weights = Weights(arranged(weights.w), weights.b, weights.scale)
+    weights = replace(weights, w=arranged(weights.w))
     name = node.inputs[0]
     x = imp.builder.require(
         imp.integers[name] if tail is not None else imp.value(name), layout, memory
@@ -170,6 +175,8 @@ def _emit(
     memory: tuple[int, ...], layout: Layout, attrs: dict[str, object],
 ) -> None:  # fmt: skip
     result = node.outputs[0]
+    if weights.bits:
+        attrs = {**attrs, "weight_bits": weights.bits}
     if tail is None:
         y = imp.declare(result, memory)
         imp.builder.emit(kind, node.name, (x,), y, attrs, weights.constants)
@@ -226,7 +233,17 @@ def _integer_weights(
     b = _own_bias(imp, node.input(2), scale_x, scale) if own_bias else None
     if b is None:
         b = qdq.bias_int32(real, scale_x, scale, tail.quant.scale)
-    return None if b is None else (Weights(w, b, scale), tail)
+    return None if b is None else (Weights(w, b, scale, _packed_bits(w, stored.bits)), tail)
+
+
+def _packed_bits(w: Array, bits: int) -> int:
+    """How many bits the weights may be packed in; 0 where they stay int8.
+
+    Zero points are subtracted already: they may have moved weights out of the range of their type.
+    """
+    low = -(2 ** (bits - 1))
+    fits = bits in PACKED_BITS and (not w.size or bool(low <= w.min() and w.max() < -low))
+    return bits if fits else 0
 
 
 def _own_bias(imp: Importer, name: str, scale_x: float, scale_w: Array) -> Array | None:
@@ -274,7 +291,7 @@ def gemm(imp: Importer, node: Node) -> bool:
     weights, tail = found
     w = weights.w if flipped else weights.w.T
     w = w if alpha == 1.0 else (w.astype(np.float64) * alpha).astype(np.float32)
-    _linear(imp, node, Weights(w, weights.b, weights.scale), tail)
+    _linear(imp, node, replace(weights, w=w), tail)
     return True
 
 
@@ -288,7 +305,7 @@ def _linear(imp: Importer, node: Node, weights: Weights, tail: Tail | None) -> N
         order = to_physical(np.arange(width), value.layout).reshape(-1)
         w = w[:, order]
     x = imp.builder.reshape(value.tensor, (1, width))
-    weights = Weights(w, weights.b, weights.scale)
+    weights = replace(weights, w=w)
     shape = imp.shape(node.outputs[0] if tail is None else tail.nodes[-1].outputs[0])
     _emit(imp, node, "linear", x, weights, tail, (1, w.shape[0]), plain(shape), {})
 
@@ -303,7 +320,7 @@ def matmul(imp: Importer, node: Node) -> bool:
     if found is None:
         return False
     weights, tail = found
-    turned = Weights(np.ascontiguousarray(weights.w.T), weights.b, weights.scale)
+    turned = replace(weights, w=np.ascontiguousarray(weights.w.T))
     rows = math.prod(shape[:-1])
     if rows == 1:
         _linear(imp, node, turned, tail)
@@ -311,7 +328,7 @@ def matmul(imp: Importer, node: Node) -> bool:
     name = node.inputs[0]
     value = imp.integers[name] if tail is not None else imp.value(name)
     x = imp.builder.require(value, plain(shape), (1, 1, rows, shape[-1]))
-    kernel = Weights(turned.w.reshape(outputs, 1, 1, shape[-1]), turned.b, turned.scale)
+    kernel = replace(turned, w=turned.w.reshape(outputs, 1, 1, shape[-1]))
     attrs: dict[str, object] = {
         "kernel": (1, 1),
         "strides": (1, 1),

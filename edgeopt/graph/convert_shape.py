@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -58,9 +59,10 @@ def transpose(imp: Importer, node: Node) -> bool:
     if node.inputs[0] in imp.stored:
         stored_constant = imp.stored[node.inputs[0]]
         perm = node.ints("perm", reversed(range(stored_constant.stored.ndim)))
-        imp.stored[node.outputs[0]] = qdq.Stored(
-            stored_constant.stored.transpose(perm), stored_constant.scale, stored_constant.zero,
-            perm.index(stored_constant.axis) if stored_constant.scale.size > 1 else 0,
+        imp.stored[node.outputs[0]] = replace(
+            stored_constant,
+            stored=stored_constant.stored.transpose(perm),
+            axis=perm.index(stored_constant.axis) if stored_constant.scale.size > 1 else 0,
         )  # fmt: skip
         return True
     if imp.is_constant(node.inputs[0]):

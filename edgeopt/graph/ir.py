@@ -190,7 +190,9 @@ def to_model(graph: Graph) -> onnx.ModelProto:
         ],
     )
     return onnx.helper.make_model(
-        made, opset_imports=[onnx.helper.make_opsetid("", graph.opset)], ir_version=10
+        made,
+        opset_imports=[onnx.helper.make_opsetid("", graph.opset)],
+        ir_version=10 if graph.opset < 25 else 13,  # 2-bit types came with 13
     )
 
 

@@ -25,6 +25,9 @@ RENAMING = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten",
 CLAMPS = frozenset({"Relu", "Clip"})
 
 
+#: Integer types of fewer than eight bits.
+NARROW = {"int4": 4, "uint4": 4, "int2": 2, "uint2": 2}
+
 MIN_SCALE, MAX_SCALE = 1e-18, 1e18
 
 
@@ -36,6 +39,7 @@ class Stored:
     scale: npt.NDArray[np.float32]
     zero: Array
     axis: int
+    bits: int = 8  # of the type that the model stores it in
 
     def real(self) -> npt.NDArray[np.float32]:
         """The float values."""
@@ -110,8 +114,9 @@ def stored_constant(graph: Graph, node: Node) -> Stored | None:
         return None
     if int(node.attrs.get("block_size", 0)):
         return None
-    if value.dtype.name in ("int4", "uint4"):
-        value = value.astype(np.int8 if value.dtype.name == "int4" else np.uint8)
+    bits = NARROW.get(value.dtype.name, 8)
+    if bits < 8:
+        value = value.astype(np.uint8 if value.dtype.name.startswith("u") else np.int8)
     if value.dtype not in (np.int8, np.uint8, np.int32):
         return None
     zero = graph.array(node.input(2)) if node.input(2) else np.zeros(scale.shape, value.dtype)
@@ -123,7 +128,7 @@ def stored_constant(graph: Graph, node: Node) -> Stored | None:
         return None
     _check_scale(scale, node)
     scale32 = scale.astype(np.float32)
-    return Stored(value, scale32.reshape(-1), zero.reshape(-1), axis)
+    return Stored(value, scale32.reshape(-1), zero.reshape(-1), axis, bits)
 
 
 def known_quantizations(graph: Graph) -> Mapping[str, Quant]:

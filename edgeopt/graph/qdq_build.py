@@ -2,8 +2,9 @@
 
 The result runs in onnxruntime and imports as an integer network. Activations have one scale and
 zero point a tensor; weights are stored as int8 with one scale an output channel (axis 0), biases
-as int32 with scale ``s_x * s_w``. The names of the float network's graph, inputs, outputs, nodes
-and tensors are kept.
+as int32 with scale ``s_x * s_w``. Weights of fewer bits have ONNX's narrow types: INT4 (opset 21)
+holds three and four, INT2 (opset 25) two. The names of the float network's graph, inputs, outputs,
+nodes and tensors are kept.
 
 Activations are written as uint8, 128 above the int8 that everything else here computes with: the
 same numbers, but onnxruntime has all its integer kernels for uint8 on x86 and falls back to
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
     Model: TypeAlias = onnx.ModelProto
 
-Integers = npt.NDArray[np.int8] | npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 
 
@@ -48,12 +48,15 @@ class IntegerLayer:
     scale: Floats  # [O]
     bias: npt.NDArray[np.int32] | None  # [O]; real bias = bias_scale * bias
     bias_scale: Floats  # [O]: float32(s_x * scale)
+    bits: int = 8  # of `edgeopt.core.lowbits.WEIGHT_BITS`; three are stored in four
 
 
 _INTEGER = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinear", "ConvInteger")
 
 #: The oldest operator set a quantized model may use.
 MIN_OPSET = 18
+#: The oldest with integers of so many bits.
+OPSETS: Mapping[int, int] = {8: MIN_OPSET, 4: 21, 3: 21, 2: 25}
 
 
 def is_quantized(model: Model) -> bool:
@@ -61,8 +64,12 @@ def is_quantized(model: Model) -> bool:
     return any(node.op_type.startswith(_INTEGER) for node in model.graph.node)
 
 
-def float_graph(model: Model) -> Graph:
+def float_graph(model: Model, min_opset: int = MIN_OPSET) -> Graph:
     """A float model as it will be quantized: opset 18 or later, simplified, batch norms folded.
+
+    Args:
+        model: float.
+        min_opset: older models are converted to it.
 
     Raises:
         InputError: the model is quantized already, or cannot be simplified.
@@ -75,21 +82,31 @@ def float_graph(model: Model) -> Graph:
             "the model is already quantized", where=where, hint="use it as it is, or its float form"
         )
     opset = ir.from_model(model).opset
-    if opset < MIN_OPSET:
+    if opset < min_opset:
         try:
-            model = version_converter.convert_version(model, MIN_OPSET)
+            model = version_converter.convert_version(model, min_opset)
         except Exception as error:  # the converter's errors have no common base
             reason = str(error).strip().splitlines()
             raise InputError(
-                f"opset {opset} cannot be converted to {MIN_OPSET}: {reason[0] if reason else '?'}",
+                f"opset {opset} cannot be converted to {min_opset}: {reason[0] if reason else '?'}",
                 where=where,
-                hint=f"export the model with opset {MIN_OPSET} or later",
+                hint=f"export the model with opset {min_opset} or later",
             ) from error
 
     def infer(graph: Graph) -> Graph:
         return infer_graph(graph, isolated=False)
 
     return simplify(infer(ir.from_model(model)), infer)
+
+
+def narrow(values: npt.NDArray[np.int8], bits: int) -> Array:
+    """Integers in the narrowest ONNX type that has ``bits``."""
+    if bits == 8:
+        return values
+    import ml_dtypes
+
+    found: Array = values.astype(ml_dtypes.int2 if bits == 2 else ml_dtypes.int4)
+    return found
 
 
 class _Writer:
@@ -138,7 +155,7 @@ class _Writer:
         self.types[target] = self.types[tensor]
         return self.emit("DequantizeLinear", f"{tensor}_dequantize", inputs, target)
 
-    def stored(self, name: str, integers: Integers, scale: Floats) -> str:
+    def stored(self, name: str, integers: Array, scale: Floats) -> str:
         """A constant of integers behind DequantizeLinear along axis 0."""
         inputs = (
             self.constant(f"{name}_quantized", integers),
@@ -150,7 +167,8 @@ class _Writer:
 
     def layer(self, node: Node, source: str, layer: IntegerLayer) -> Node:
         """The node reading stored weights; linear layers become Gemm with [O, I] weights."""
-        inputs = [source, self.stored(node.inputs[1], layer.weight, layer.scale)]
+        weight = narrow(layer.weight, layer.bits)
+        inputs = [source, self.stored(node.inputs[1], weight, layer.scale)]
         if layer.bias is not None:
             name = node.input(2) or f"{node.inputs[1]}_bias"
             inputs.append(self.stored(name, layer.bias, layer.bias_scale))

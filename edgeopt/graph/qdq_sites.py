@@ -58,6 +58,7 @@ class Layer:
     weight: Floats  # [O, I / groups, ...], as in ONNX; linear [O, I]
     bias: Floats | None
     groups: int
+    name: str = ""  # of the node: what precision plans call the layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ def _layer(graph: Graph, node: Node) -> Layer | None:
         weight=np.ascontiguousarray(weight, np.float32),
         bias=None if bias is None else np.ascontiguousarray(bias, np.float32),
         groups=int(node.attrs.get("group", 1)),
+        name=node.name,
     )
 
 

@@ -92,7 +92,7 @@ def make_artifact(
     Raises:
         InputError: an operator that nothing can compile, by name; patches that cannot be.
     """
-    graph, division = _divided(fused(lower(network), target), target, patches)
+    graph, division = _divided(fused(lower(network, target), target), target, patches)
     functions = []
     constants = []
     known = choices or {}

@@ -270,6 +270,7 @@ def _compile(
             *chosen.notes,
             *final.notes,
             *figures.fallback_notes(artifact, rows),
+            *figures.widened_notes(final.imported.network, artifact),
             *_notes(artifact, request),
         ),
         files={},

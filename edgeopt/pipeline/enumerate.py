@@ -36,7 +36,7 @@ def lowered(
     from edgeopt.codegen.lower import lower_shapes
     from edgeopt.ofa.describe import describe
 
-    graph = lower_shapes(describe(space, config), precision)
+    graph = lower_shapes(describe(space, config), precision, target)
     return graph if target is None else fused(graph, target)
 
 
@@ -97,12 +97,13 @@ def kernels_of_models(
     found: dict[OpKey, Kernel] = {}
     for path in models:
         network = import_network(load_model(path))
-        graph = lower(network) if target is None else fused(lower(network), target)
+        graph = lower(network, target)
+        graph = graph if target is None else fused(graph, target)
         integer = any(key.precision == "i8" for key in graph.keys)
         if "f32" in precisions or integer:
             found.update({kernel.key: kernel for kernel in graph.kernels})
         if "i8" in precisions and not integer:
-            shapes = lower_shapes(network, "i8")
+            shapes = lower_shapes(network, "i8", target)
             shapes = shapes if target is None else fused(shapes, target)
             found.update({kernel.key: kernel for kernel in shapes.kernels})
     return found

@@ -10,6 +10,7 @@ from edgeopt.core.device import DeviceProfile
 from edgeopt.core.estimates import LatencyModel, Source
 from edgeopt.core.files import digest
 from edgeopt.core.kernels import OpKey
+from edgeopt.core.network import Network
 from edgeopt.pipeline import local_table
 from edgeopt.pipeline.artifact import Artifact
 from edgeopt.pipeline.manifest import Figure, KernelInfo
@@ -144,6 +145,26 @@ def fallback_notes(artifact: Artifact, kernels: Sequence[KernelInfo]) -> tuple[s
         notes.append(
             f"{info.name} has no template: compiled by TVM's own legalization, slower; "
             f"{time}, {work} of the multiply-accumulates"
+        )
+    return tuple(notes)
+
+
+def widened_notes(network: Network, artifact: Artifact) -> tuple[str, ...]:
+    """Layers whose narrow weights are stored as int8, because no kernel reads them packed."""
+    bits = {op.name: op.attrs["weight_bits"] for op in network.ops if "weight_bits" in op.attrs}
+    widened = [
+        (f"{bits[source]}", kernel.key.op, source)
+        for kernel in artifact.graph.kernels
+        for source in kernel.sources
+        if source in bits and not kernel.key.weight_bits
+    ]
+    notes = []
+    for width, op in sorted({(width, op) for width, op, _ in widened}):
+        names = [name for *kind, name in widened if kind == [width, op]]
+        named = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        notes.append(
+            f"weights of {width} bits are stored as int8 in {len(names)} {op} "
+            f"layer{'s' if len(names) > 1 else ''}, for which there is no packed kernel: {named}"
         )
     return tuple(notes)
 

@@ -191,7 +191,8 @@ def graph_for(
         precision: ``int8`` takes a float network as it will be once quantized.
     """
     integer = any(t.dtype in ("i8", "u8") for t in network.tensors.values())
-    graph = lower_shapes(network, "i8" if precision == "int8" and not integer else "f32")
+    as_int8 = "i8" if precision == "int8" and not integer else "f32"
+    graph = lower_shapes(network, as_int8, profile.target if runtime == RUNTIME else None)
     return fused(graph, profile.target) if runtime == RUNTIME else graph
 
 

@@ -1,12 +1,14 @@
-"""Weights as integers: one symmetric int8 scale an output channel, int32 biases."""
+"""Weights as integers: one symmetric scale an output channel, int32 biases."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from edgeopt.core.affine import I8_MAX
 from edgeopt.core.errors import InputError
+from edgeopt.core.lowbits import largest
 
 Floats = npt.NDArray[np.float32]
 
@@ -16,35 +18,79 @@ WEIGHT_METHODS = ("max", "mse")
 _BIAS_LIMIT = 2.0**22
 
 
-def channel_scales(weight: Floats, method: str) -> Floats:
+@dataclass(frozen=True, slots=True)
+class StoredWeights:
+    """A layer's weights as integers that somebody chose: real = ``scale[o] * weight[o, ...]``.
+
+    Attributes:
+        weight: [O, I / groups, ...] as in ONNX, in the symmetric range of ``bits``.
+        scale: [O]; the sign of a batch norm's factor may be in it.
+        bits: of `edgeopt.core.lowbits.WEIGHT_BITS`.
+        bias: [O], with what batch norm adds folded in; None where there is none.
+    """
+
+    weight: npt.NDArray[np.int8]
+    scale: Floats
+    bits: int
+    bias: Floats | None = None
+
+    def __post_init__(self) -> None:
+        bound = largest(self.bits)
+        outputs = self.weight.shape[:1]
+        checks = (
+            (self.weight.dtype == np.int8 and self.weight.ndim >= 2, "are no int8 [O, I, ...]"),
+            (not self.weight.size or np.abs(self.weight.astype(np.int16)).max() <= bound,
+             f"do not fit {self.bits} bits, +-{bound}"),
+            (self.scale.shape == outputs, f"have scales {list(self.scale.shape)}"),
+            (bool(np.isfinite(self.scale).all()), "have a scale that is not finite"),
+            (self.bias is None or self.bias.shape == outputs, "have a bias of another shape"),
+            (self.bias is None or bool(np.isfinite(self.bias).all()), "have an infinite bias"),
+        )  # fmt: skip
+        for good, what in checks:
+            if not good:
+                raise InputError(
+                    f"stored weights {list(self.weight.shape)} {what}", where="stored weights"
+                )
+
+
+def channel_scales(weight: Floats, method: str, bits: int = 8) -> Floats:
     """Scale [O] of weights [O, ...]: largest magnitude / 127, or the least squared error.
 
     A channel of zeros gets the median scale of the others.
     """
+    bound = largest(bits)
     flat = np.abs(weight.reshape(weight.shape[0], -1)).astype(np.float64)
-    largest = flat.max(axis=1)
+    reach = flat.max(axis=1)
     if method == "mse":
-        shares = np.linspace(1.0, 0.5, 26)
-        error = np.stack([_error(flat, largest * share / I8_MAX) for share in shares])
-        largest = largest * shares[np.argmin(error, axis=0)]
+        shares = np.linspace(1.0, 0.5 if bits == 8 else 0.2, 26)
+        error = np.stack([_error(flat, reach * share / bound, bound) for share in shares])
+        reach = reach * shares[np.argmin(error, axis=0)]
     elif method != "max":
         raise ValueError(f"unknown weight method {method!r}")
-    tiny = float(np.finfo(np.float32).tiny) * I8_MAX
-    alive = largest > tiny
-    usual = float(np.median(largest[alive])) if alive.any() else 1.0
-    scale: Floats = (np.where(alive, largest, usual) / I8_MAX).astype(np.float32)
+    tiny = float(np.finfo(np.float32).tiny) * bound
+    alive = reach > tiny
+    usual = float(np.median(reach[alive])) if alive.any() else 1.0
+    scale: Floats = (np.where(alive, reach, usual) / bound).astype(np.float32)
     return scale
 
 
-def _error(magnitudes: npt.NDArray[np.float64], scale: npt.NDArray[np.float64]) -> Floats:
+def _error(
+    magnitudes: npt.NDArray[np.float64], scale: npt.NDArray[np.float64], bound: int
+) -> Floats:
     safe = np.where(scale > 0, scale, 1.0)[:, None]
-    rounded = np.minimum(np.rint(magnitudes / safe), I8_MAX) * safe
+    rounded = np.minimum(np.rint(magnitudes / safe), bound) * safe
     squared: Floats = ((rounded - magnitudes) ** 2).sum(axis=1).astype(np.float32)
     return squared
 
 
 def store(
-    weight: Floats, bias: Floats | None, scale_x: float, *, method: str, where: str
+    weight: Floats,
+    bias: Floats | None,
+    scale_x: float,
+    *,
+    method: str,
+    where: str,
+    bits: int = 8,
 ) -> tuple[npt.NDArray[np.int8], Floats]:
     """Stored weights and their scales, fine enough for the weights and coarse enough for the bias.
 
@@ -55,14 +101,39 @@ def store(
         raise InputError(
             "weights are not finite", where=where, hint="the checkpoint holds NaN or infinity"
         )
-    scale = channel_scales(weight, method)
+    scale = channel_scales(weight, method, bits)
     if bias is not None:
-        least = np.abs(bias.astype(np.float64)) / (scale_x * _BIAS_LIMIT)
-        scale = np.maximum(scale, least.astype(np.float32))
+        scale = np.maximum(scale, _least_scale(bias, scale_x))
     shape = (-1,) + (1,) * (weight.ndim - 1)
-    steps = np.clip(np.rint(weight / scale.reshape(shape)), -I8_MAX, I8_MAX)
+    bound = largest(bits)
+    steps = np.clip(np.rint(weight / scale.reshape(shape)), -bound, bound)
     stored: npt.NDArray[np.int8] = steps.astype(np.int8)
     return stored, scale
+
+
+def _least_scale(bias: npt.NDArray[np.floating], scale_x: float) -> Floats:
+    """The finest scales [O] with which a bias does not outgrow its accumulators."""
+    found: Floats = (np.abs(bias.astype(np.float64)) / (scale_x * _BIAS_LIMIT)).astype(np.float32)
+    return found
+
+
+def take(given: StoredWeights, scale_x: float) -> tuple[npt.NDArray[np.int8], Floats]:
+    """Given integers and their scales, all above zero: the integers take over a scale's sign.
+
+    A channel whose bias would outgrow its accumulators, next to which its weights are nothing, is
+    rounded to a coarser scale; a scale of zero stands for weights of zero.
+    """
+    shape = (-1,) + (1,) * (given.weight.ndim - 1)
+    scale = np.abs(given.scale).astype(np.float32)
+    alive = scale > np.finfo(np.float32).tiny
+    signed = given.weight * np.where(alive, np.sign(given.scale), 0).astype(np.int8).reshape(shape)
+    usual = np.float32(np.median(scale[alive]) if alive.any() else 1.0)
+    scale = np.where(alive, scale, usual).astype(np.float32)
+    if given.bias is None:
+        return signed.astype(np.int8), scale
+    coarse = np.maximum(scale, _least_scale(given.bias, scale_x))
+    ratio = np.where(coarse > scale, scale.astype(np.float64) / coarse, 1.0).reshape(shape)
+    return np.rint(signed * ratio).astype(np.int8), coarse.astype(np.float32)
 
 
 def store_bias(

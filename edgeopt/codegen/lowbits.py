@@ -1,0 +1,18 @@
+"""Which kernels read packed weights of 2 and 4 bits."""
+
+from __future__ import annotations
+
+from edgeopt.core.target import TargetSpec
+
+
+def supported(op: str, bits: int, target: TargetSpec) -> bool:
+    """Whether a target has kernels of an operator that read weights of so many bits.
+
+    Where it has not, such weights are stored as int8: the same numbers, more flash.
+
+    Args:
+        op: ``pointwise``, ``conv2d``, ``depthwise`` or ``linear``.
+        bits: of a weight.
+        target: the processor.
+    """
+    return False
