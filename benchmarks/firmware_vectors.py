@@ -1,17 +1,20 @@
 """Firmware against its reference on many test vectors: every byte of every output, on every core.
 
-    python benchmarks/firmware_vectors.py --count 200
+    python benchmarks/firmware_vectors.py --count 200 [--rows FILE]
 
 MLPerf Tiny's keyword spotting and visual wake words (int8), compiled for each board, run on its
 core under QEMU, and for x86-64 and aarch64 Linux. The reference of cores with an FPU is the
 simulation in torch that onnxruntime agrees with; that of the others is its own, in fixed point.
+With ``--rows`` finished rows are kept in a file, and a run that was cut off goes on after them.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,7 @@ BOARDS = ("nucleo-l4r5zi", "nucleo-h743zi", "nucleo-u575zi-q", "mps3-an547", "rp
 LINUX = ("local", "rpi4")
 #: Vectors an image holds: the smallest machine has 4 MB for code and vectors.
 PART_BYTES = 3_000_000
+FLOAT, FIXED = "float requantization", "fixed point"
 
 
 def inputs_of(network: Network, count: int) -> dict[str, Any]:
@@ -86,7 +90,7 @@ def part(vectors: TestVectors, start: int, size: int) -> TestVectors:
     )  # fmt: skip
 
 
-def on_board(name: str, artifact: Artifact, vectors: TestVectors, device: str) -> int:
+def on_board(name: str, artifact: Artifact, vectors: TestVectors, device: str) -> str:
     """Elements that differ."""
     profile = devices.load(device)
     kernels, _ = build_kernels(artifact, name, StageCache(None))
@@ -102,7 +106,7 @@ def on_board(name: str, artifact: Artifact, vectors: TestVectors, device: str) -
         )  # fmt: skip
         for output, wanted in some.outputs.items():
             wrong += int((wanted != done.outputs[output]).sum())
-    return wrong
+    return str(wrong)
 
 
 def on_linux(name: str, artifact: Artifact, vectors: TestVectors, device: str) -> str:
@@ -117,39 +121,70 @@ def on_linux(name: str, artifact: Artifact, vectors: TestVectors, device: str) -
     return checks[0].detail
 
 
+@dataclass
+class Vectors:
+    """Inputs of a network, and what each arithmetic makes of them, computed when asked for."""
+
+    network: Network
+    inputs: dict[str, Any]
+    _known: dict[str, TestVectors] = field(default_factory=dict)
+
+    def of(self, artifact: Artifact, arithmetic: str) -> TestVectors:
+        """For a core with this arithmetic; the fixed point is the same on every core."""
+        if arithmetic not in self._known:
+            self._known[arithmetic] = (
+                fixed_vectors(artifact, self.inputs)
+                if arithmetic == FIXED
+                else exact_vectors(self.network, self.inputs)
+            )
+        return self._known[arithmetic]
+
+
+def row(name: str, network: Network, device: str, vectors: Vectors) -> str:
+    """One network on one device."""
+    began = time.monotonic()
+    profile = devices.load(device)
+    artifact = make_artifact(network, profile.target)
+    board = profile.kind == "firmware"
+    arithmetic = FIXED if board and not ckernels.isa_of(profile.target).fpu else FLOAT
+    wanted = vectors.of(artifact, arithmetic)
+    said = (on_board if board else on_linux)(name, artifact, wanted, device)
+    seconds = time.monotonic() - began
+    count = len(next(iter(vectors.inputs.values())))
+    return (
+        f"| {name} | {device} | {profile.core} | {arithmetic} | {count} | {said} | {seconds:.0f} |"
+    )
+
+
+def finished(path: Path | None) -> dict[str, str]:
+    """Rows of an earlier run."""
+    if path is None or not path.exists():
+        return {}
+    return dict(json.loads(line) for line in path.read_text().splitlines())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--devices", default=",".join((*BOARDS, *LINUX)))
+    parser.add_argument("--rows", type=Path, help="keep finished rows here, and do not repeat them")
     args = parser.parse_args()
+    done = finished(args.rows)
     data = Path(os.environ["EDGEOPT_DATA"]) / "mlperf_tiny"
     print("| network | device | core | arithmetic | vectors | elements that differ | s |")
     print("|---|---|---|---|---|---|---|")
     for name in args.models.split(","):
         network = with_edges(import_model(load_model(data / MODELS[name])), "int8").network
-        inputs = inputs_of(network, args.count)
-        exact = exact_vectors(network, inputs)
-        fixed: TestVectors | None = None
+        vectors = Vectors(network, inputs_of(network, args.count))
         for device in args.devices.split(","):
-            began = time.monotonic()
-            profile = devices.load(device)
-            artifact = make_artifact(network, profile.target)
-            arithmetic = "float requantization"
-            if profile.kind == "firmware":
-                own = exact
-                if not ckernels.isa_of(profile.target).fpu:
-                    arithmetic = "fixed point"
-                    fixed = fixed or fixed_vectors(artifact, inputs)
-                    own = fixed
-                said = str(on_board(name, artifact, own, device))
-            else:
-                said = on_linux(name, artifact, exact, device)
-            seconds = time.monotonic() - began
-            print(
-                f"| {name} | {device} | {profile.core} | {arithmetic} | {args.count} | {said} | "
-                f"{seconds:.0f} |", flush=True,
-            )  # fmt: skip
+            key = f"{name} {device} {args.count}"
+            if key not in done:
+                done[key] = row(name, network, device, vectors)
+                if args.rows:
+                    with args.rows.open("a") as stream:
+                        stream.write(json.dumps([key, done[key]]) + "\n")
+            print(done[key], flush=True)
 
 
 if __name__ == "__main__":
