@@ -16,8 +16,9 @@ FLAGS = (
     "--iree-llvmcpu-target-cpu=host",
     "--iree-opt-level=O3",
     "--iree-opt-data-tiling",
-    "--iree-global-opt-use-im2col-for-convs",
 )
+#: Faster where it compiles; the compiler gives up on some depthwise convolutions with it.
+IM2COL = "--iree-global-opt-use-im2col-for-convs"
 
 
 class Iree(Peer):
@@ -28,8 +29,17 @@ class Iree(Peer):
             middle = out / f"{precision}.mlir"
             self._call(tools / "iree-import-onnx", folder / f"{precision}.onnx", "-o", middle,
                        "--opset-version", "18")  # fmt: skip
-            self._call(tools / "iree-compile", middle, *FLAGS, "-o", target)
-        return target, "iree-compile " + " ".join(FLAGS)
+            compiler = tools / "iree-compile"
+            used: tuple[str, ...] = (*FLAGS, IM2COL)
+            try:
+                self._call(compiler, middle, *used, "-o", target)
+            except RuntimeError:
+                used = FLAGS
+                self._call(compiler, middle, *used, "-o", target)
+            target.with_suffix(".flags").write_text(" ".join(used))
+        said = target.with_suffix(".flags")
+        flags = said.read_text() if said.exists() else " ".join((*FLAGS, IM2COL))
+        return target, f"iree-compile {flags}"
 
     def _call(self, *command: str | Path) -> None:
         done = subprocess.run([str(c) for c in command], capture_output=True, text=True)
