@@ -40,6 +40,45 @@ def write_atomic(path: Path, data: bytes | str) -> None:
         ) from error
 
 
+class Appender:
+    """A file that grows by whole pieces, each synced to the disk: all of a piece is there or none.
+
+    Args:
+        path: the file.
+        fresh: begin an empty one.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path, *, fresh: bool = False) -> None:
+        if fresh:
+            path.write_bytes(b"")
+        # Unbuffered: a buffer would keep what did not fit, and fail once more when it is closed.
+        self._file = path.open("ab", buffering=0)
+
+    def append(self, data: bytes) -> None:
+        """Write a piece durably.
+
+        Raises:
+            OSError: it does not fit; the file is as before.
+        """
+        before_bytes = os.fstat(self._file.fileno()).st_size
+        left = memoryview(data)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+            os.fsync(self._file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.truncate(before_bytes)
+            raise
+
+    def close(self) -> None:
+        """Close it."""
+        self._file.close()
+
+
 def read_bytes(path: Path, *, max_bytes: int, noun: str = "file") -> bytes:
     """Read a file no larger than ``max_bytes``.
 

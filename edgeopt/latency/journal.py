@@ -14,10 +14,10 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from edgeopt.core.errors import InputError
-from edgeopt.core.files import write_atomic
+from edgeopt.core.files import Appender, write_atomic
 from edgeopt.core.kernels import OpKey
 from edgeopt.latency.meters import Window
 
@@ -57,7 +57,7 @@ class Journal:
     anchors: list[AnchorVisit] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
     dropped: list[int] = field(default_factory=list)  # numbers of lines that could not be read
-    _stream: IO[bytes] | None = None
+    _file: Appender | None = None
 
     def open(self, *, resume: bool) -> None:
         """Start a journal, or continue one (lines that cannot be read are dropped).
@@ -73,7 +73,7 @@ class Journal:
                     "a measurement was begun here and not finished", where=str(self.path),
                     hint="continue it with --resume, or remove the file",
                 )  # fmt: skip
-            self._stream = self.path.open("ab" if begun else "wb")
+            self._file = Appender(self.path, fresh=not begun)
             if not begun:
                 self._append(header)
                 _sync_folder(self.path.parent)
@@ -152,10 +152,8 @@ class Journal:
         return True
 
     def _append(self, line: bytes) -> None:
-        assert self._stream is not None
-        self._stream.write(line + b"\n")
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
+        assert self._file is not None
+        self._file.append(line + b"\n")
 
     def _record(self, items: Iterable[Mapping[str, object]]) -> None:
         """Write durably; several items are synced as one."""
@@ -198,9 +196,9 @@ class Journal:
 
     def close(self, *, remove: bool) -> None:
         """Close it; a finished measurement's journal is removed."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
         if remove:
             self.path.unlink(missing_ok=True)
 

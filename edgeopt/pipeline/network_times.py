@@ -10,18 +10,18 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import random
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from edgeopt.core.errors import BoardError, InputError
+from edgeopt.core.files import Appender
 
 #: Runs beside an anchor this much slower than the best one were disturbed.
 ANCHOR_EXCESS = 0.10
@@ -91,7 +91,7 @@ class NetworkLog:
     identity: Mapping[str, object] = field(default_factory=dict)
     visits: dict[str, list[Visit]] = field(default_factory=dict)
     best_anchor_ns: float = math.inf
-    _stream: IO[bytes] | None = None
+    _file: Appender | None = None
 
     def open(self) -> None:
         """Begin, or continue what is there.
@@ -112,11 +112,11 @@ class NetworkLog:
                 )  # fmt: skip
             for item in items[1:]:
                 self._take(item["network"], Visit(tuple(item["ns"]), tuple(item["anchors"])))
-            self._stream = self.path.open("ab")
+            self._file = Appender(self.path, fresh=not items)
             if not items:
                 self._append(header)
             elif lines[-1]:  # cut off in the middle of a line
-                self._stream.write(b"\n")
+                self._file.append(b"\n")
         except OSError as error:
             raise InputError(
                 f"cannot write the journal of networks: {error.strerror}", where=str(self.path),
@@ -124,17 +124,27 @@ class NetworkLog:
             ) from error  # fmt: skip
 
     def add(self, name: str, visit: Visit) -> None:
-        """Record a visit durably."""
+        """Record a visit durably.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        line = {"network": name, "ns": visit.samples_ns, "anchors": visit.anchors_ns}
+        try:
+            if self._file is not None:
+                self._append(line)
+        except OSError as error:
+            raise InputError(
+                f"cannot write the journal of networks: {error.strerror}", where=str(self.path),
+                hint="free some space and continue with --resume",
+            ) from error  # fmt: skip
         self._take(name, visit)
-        if self._stream is not None:
-            line = {"network": name, "ns": visit.samples_ns, "anchors": visit.anchors_ns}
-            self._append(line)
 
     def close(self, *, remove: bool = False) -> None:
         """Close it; a finished measurement's journal may be removed."""
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
         if remove and self.path is not None:
             self.path.unlink(missing_ok=True)
 
@@ -145,11 +155,9 @@ class NetworkLog:
             self.best_anchor_ns = min(self.best_anchor_ns, usual)
 
     def _append(self, item: Mapping[str, object]) -> None:
-        assert self._stream is not None
+        assert self._file is not None
         text = json.dumps(item).encode()
-        self._stream.write(text + b" *%08x\n" % zlib.crc32(text))
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
+        self._file.append(text + b" *%08x\n" % zlib.crc32(text))
 
     def undisturbed(self, name: str) -> list[list[float]]:
         """The runs of each visit that count: both anchors around them are at their best."""

@@ -262,11 +262,12 @@ def profile(request: ProfileRequest, progress: Progress = no_progress) -> Profil
             )  # fmt: skip
             methods = ("decomposition",) if request.decompose else METHODS
             table = with_networks(table, times, request.networks, methods)
-            visits.unlink(missing_ok=True)
         progress("end", {"stage": "networks", "text": _calibrated(table)})
 
         progress("start", {"stage": "table"})
         table.save(path)
+        if times:
+            path.with_name(path.name + ".networks").unlink(missing_ok=True)
         progress("end", {"stage": "table", "text": str(path)})
     return ProfileReport(
         path=path,

@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 
 import pytest
+from full_disk import file_size_limit
 from keys import many
 
 from edgeopt.core.errors import InputError
@@ -153,3 +154,20 @@ def test_a_journal_without_a_measurement_is_begun_anew(tmp_path: Path) -> None:
         begun.open(resume=False)
         begun.close(remove=False)
         assert b'"device": "board"' in path.read_bytes()
+
+
+def test_a_visit_that_does_not_fit_is_said_and_the_others_stay(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    windows = written(path)
+    full = journal(path)
+    full.open(resume=True)
+    before = path.read_bytes()
+    with (
+        file_size_limit(len(before) + 30),
+        pytest.raises(InputError, match=r"cannot write the journal: File too large"),
+    ):
+        full.add(windows[:2])
+    full.close(remove=False)
+    assert path.read_bytes() == before
+    found = opened(path)
+    assert not found.dropped and sum(map(len, found.windows.values())) == len(windows)

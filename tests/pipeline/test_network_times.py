@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
+from full_disk import file_size_limit
 
 from edgeopt.core.errors import BoardError, InputError
 from edgeopt.pipeline.network_times import (
@@ -120,3 +121,22 @@ def test_programs_are_asked_for_anchors() -> None:
     assert "--anchors" in program.args
     assert program.args[program.args.index("--threads") + 1] == "2"
     assert program.args[program.args.index("--cpu") + 1] == "1"
+
+
+def test_a_visit_that_does_not_fit_is_said_and_the_others_stay(tmp_path: Path) -> None:
+    path = tmp_path / "networks"
+    log = NetworkLog(path)
+    log.open()
+    log.add("n0", Visit((1.0, 2.0)))
+    before = path.read_bytes()
+    with (
+        file_size_limit(len(before) + 9),
+        pytest.raises(InputError, match=r"cannot write the journal of networks"),
+    ):
+        log.add("n1", Visit((3.0,)))
+    log.add("n2", Visit((4.0,)))
+    log.close()
+    again = NetworkLog(path)
+    again.open()
+    again.close()
+    assert again.visits == {"n0": [Visit((1.0, 2.0))], "n2": [Visit((4.0,))]}
