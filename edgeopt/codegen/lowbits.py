@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from edgeopt.codegen import ckernels
+from edgeopt.codegen.schedules import packing
+from edgeopt.codegen.schedules.isa import isa_of
 from edgeopt.core.target import TargetSpec
 
 
@@ -15,4 +18,12 @@ def supported(op: str, bits: int, target: TargetSpec) -> bool:
         bits: of a weight.
         target: the processor.
     """
-    return False
+    return bits in widths(op, target)
+
+
+def widths(op: str, target: TargetSpec) -> tuple[int, ...]:
+    """The widths below eight bits that a target's kernels of an operator read."""
+    if ckernels.applies(target):
+        return ()
+    isa = isa_of(target)
+    return () if isa is None else packing.widths(op, isa)

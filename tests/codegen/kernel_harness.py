@@ -152,7 +152,8 @@ def case(key: OpKey, seed: int) -> Case:
             shape = (out, *key.kernel, key.in_shape[-1] // key.groups)
         fan = math.prod(shape[1:])
         if integer:
-            constants["w"] = rng.integers(-128, 128, shape).astype(np.int8)
+            most = 1 << (key.weight_bits or 8) - 1
+            constants["w"] = rng.integers(-most, most, shape).astype(np.int8)
             constants["b"] = rng.integers(-5000, 5000, out).astype(np.int32)
             spread = 60 / (74 * 74 * math.sqrt(fan))
             constants["multiplier"] = (rng.uniform(0.5, 1.5, out) * spread).astype(np.float32)

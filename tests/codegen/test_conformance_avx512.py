@@ -30,7 +30,7 @@ def test_every_class(
 @pytest.mark.usefixtures("always_divided")
 def test_tilings_and_threads(tmp_path: Path, needs_tool: Callable[[str], str]) -> None:
     machine = BY_NAME["avx512vnni"]
-    keys = (*shapes.VARIED[::2], *map(shapes.as_int8, shapes.VARIED))
+    keys = (*shapes.VARIED[::2], *map(shapes.as_int8, shapes.VARIED), *shapes.FEW_BITS)
     machines.run(machine, machines.variants(keys, machine), tmp_path, needs_tool)
 
 

@@ -29,7 +29,7 @@ def test_every_class_with_sse2(tmp_path: Path, needs_tool: Callable[[str], str])
 
 @pytest.mark.usefixtures("always_divided")
 def test_tilings_and_threads(tmp_path: Path, needs_tool: Callable[[str], str]) -> None:
-    keys = (*shapes.VARIED, *map(shapes.as_int8, shapes.VARIED))
+    keys = (*shapes.VARIED, *map(shapes.as_int8, shapes.VARIED), *shapes.FEW_BITS)
     machines.run(AVX2, machines.variants(keys, AVX2), tmp_path, needs_tool)
 
 

@@ -172,8 +172,9 @@ side = st.integers(1, 9)
 def conv_keys(draw: st.DrawFn) -> OpKey:
     op = draw(st.sampled_from(["pointwise", "depthwise", "conv2d", "linear"]))
     integer = draw(st.booleans())
+    bits = draw(st.sampled_from([0, 2, 4])) if integer and op != "depthwise" else 0
     activation = draw(st.sampled_from(["none", "relu", "hardswish", "sigmoid"]))
-    types = {"dtype": "i8", "out_dtype": "i8"} if integer else {}
+    types = {"dtype": "i8", "out_dtype": "i8", "weight_bits": bits} if integer else {}
     residual = {} if integer else {"residual": draw(st.booleans())}
     inputs, outputs = draw(channels), draw(channels)
     if op == "linear":

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from edgeopt.codegen import schedules
+from edgeopt.codegen import lowbits, schedules
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.target import TargetSpec
 
@@ -209,21 +209,29 @@ def as_int8(key: OpKey) -> OpKey:
     return replace(key, dtype="i8", out_dtype="i8")
 
 
+def packed(key: OpKey, bits: int) -> OpKey:
+    return replace(key, dtype="i8", out_dtype="i8", weight_bits=bits)
+
+
 #: Run in other tilings and divided between threads as well.
 VARIED = (
     pointwise((5, 7), 24, 40), conv((9, 9), (3, 20), stride=(2, 2)), depthwise((9, 8), 21, (5, 5)),
     linear(70, 50),
 )  # fmt: skip
 
+FEW_BITS = (packed(VARIED[0], 2), packed(VARIED[1], 4), packed(VARIED[3], 4))
+
 
 def both(keys: tuple[OpKey, ...], target: TargetSpec) -> Iterator[OpKey]:
-    """Every key in each precision that has a template."""
-    for key in keys:
+    """Every key in each precision that has a template; of packed weights each width in turn."""
+    for number, key in enumerate(keys):
         yield key
         plain = replace(key, residual=False, residual_activation="none")
         for quantized in (as_int8(key), as_int8(plain)):
             if key.out_dtype == key.dtype and schedules.select(quantized, target):
                 yield quantized
+                if widths := lowbits.widths(key.op, target):
+                    yield packed(quantized, widths[number % len(widths)])
                 break
 
 
@@ -234,14 +242,18 @@ def whole(target: TargetSpec) -> list[OpKey]:
 
 
 def sample(target: TargetSpec, turn: int, precision: str = "") -> list[OpKey]:
-    """A key of each class, operator and template; in one precision if given, else in turns."""
+    """A key of each class, operator and template; in one precision if given, else in turns.
+
+    Packed weights of one width a class, in turns as well.
+    """
     found: list[OpKey] = []
     for number, keys in enumerate(CLASSES.values()):
         kinds: dict[tuple[str, str], list[OpKey]] = {}
         for key in both(keys, target):
             template = schedules.select(key, target)
             assert template is not None, f"no template for {key}"
-            kinds.setdefault((key.op, template.name), []).append(key)
+            bits = " packed" if key.weight_bits else ""
+            kinds.setdefault((key.op + bits, template.name), []).append(key)
         for index, of_kind in enumerate(kinds.values()):
             wanted = precision or ("f32", "i8")[(turn + number + index) % 2]
             chosen = [key for key in of_kind if key.precision == wanted] or of_kind

@@ -98,7 +98,7 @@ def _tiles(own: gemm_plan.Plan, isa: Isa, *, integer: bool, wide: bool) -> list[
         (gemm_plan.tile_cost(own, isa, pixels, vectors), pixels, vectors)
         for vectors in range(1, min(own.output_vectors, isa.registers - 2) + 1)
         for pixels in range(1, min(own.window.out_cols, 14) + 1)
-        if gemm_plan.fits(isa, pixels, vectors, integer)
+        if gemm_plan.fits(isa, pixels, vectors, integer, own.is_packed)
     )
     kept: list[tuple[int, int]] = []
     for cost, pixels, vectors in ranked:

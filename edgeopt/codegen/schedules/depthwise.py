@@ -152,7 +152,7 @@ DEPTHWISE = Depthwise()
 
 def rule(key: OpKey, target: TargetSpec) -> Template | None:
     """Depthwise keys without channel multiplier."""
-    if key.op != "depthwise" or key.inputs != 1 or isa_of(target) is None:
+    if key.op != "depthwise" or key.inputs != 1 or key.weight_bits or isa_of(target) is None:
         return None
     if key.dtype != key.out_dtype or key.dtype not in ("f32", "i8"):
         return None

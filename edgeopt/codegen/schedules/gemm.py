@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from edgeopt.codegen.schedules import candidates, parts, table
+from edgeopt.codegen.schedules import candidates, packing, parts, table
 from edgeopt.codegen.schedules.gemm_parts import divide
 from edgeopt.codegen.schedules.gemm_plan import Plan, plan_of, suited
-from edgeopt.codegen.schedules.isa import Isa, isa_of
+from edgeopt.codegen.schedules.isa import Isa, isa_of, known_isa
 from edgeopt.codegen.schedules.template import (
     AT_MOST,
     BYTES,
@@ -48,9 +48,12 @@ class Gemm(BaseTemplate):
         """Weights and bias; for int8 the requantization as well."""
         plan = self.plan(key, target)
         weights = Const("weights", key.dtype, plan.weight_elements)
+        if plan.is_packed:
+            size = plan.groups * packing.group_bytes(plan, _isa(key, target))
+            weights = Const("weights", "u8", size)
         if key.dtype == "f32":
             return weights, Const("bias", "f32", plan.bias_elements)
-        extra = 1 if _isa(key, target).adds_products else 0
+        extra = 1 if needs_flag(plan, _isa(key, target)) else 0
         return (weights, *requantization(key, plan.bias_elements, extra))
 
     def scratch_bytes(self, key: OpKey, target: TargetSpec) -> int:
@@ -79,7 +82,11 @@ class Gemm(BaseTemplate):
         width = plan.vectors * plan.lanes
         for group in full:
             for start in range(0, wide, width):
-                panels.append(panel(isa, group[start : start + width], plan.pack))
+                some = panel(isa, group[start : start + width], plan.pack)
+                if plan.is_packed:
+                    vectors = min(width, wide - start) // plan.lanes
+                    some = packing.pack_panel(plan, isa, some, vectors)
+                panels.append(some)
         packed: dict[str, Array] = {"weights": np.concatenate(panels)}
         if key.dtype == "f32":
             packed["bias"] = by_group(
@@ -93,7 +100,7 @@ class Gemm(BaseTemplate):
                 constants["multiplier"], np.float32, plan.groups, wide, plan.outputs
             )
             qparams = np.ascontiguousarray(constants["qparams"], np.int32)
-            if isa.adds_products:
+            if needs_flag(plan, isa):
                 qparams = np.append(qparams, np.int32(overflows(full, plan.pack)))
             packed["qparams"] = qparams
             if is_table(key.activation):
@@ -129,6 +136,11 @@ def panel(isa: Isa, weights: Array, pack: int) -> Array:
         pieces.append(steps.reshape(-1))
         pieces.append(weights[:, tap, whole:].reshape(-1))
     return np.concatenate(pieces)
+
+
+def needs_flag(plan: Plan, isa: Isa) -> bool:
+    """Whether the kernel is told if sums of two products leave 16 bits; of few bits none do."""
+    return isa.adds_products and not plan.is_packed
 
 
 def overflows(weights: Array, pack: int) -> bool:
@@ -182,5 +194,7 @@ def rule(key: OpKey, target: TargetSpec) -> Template | None:
     if key.dtype != key.out_dtype or key.dtype not in ("f32", "i8"):
         return None
     if key.dtype == "i8" and key.residual:
+        return None
+    if key.weight_bits and key.weight_bits not in packing.widths(key.op, known_isa(target)):
         return None
     return GEMM

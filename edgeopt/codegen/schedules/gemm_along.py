@@ -7,6 +7,8 @@ register; ``matrix`` keeps two pixels by two outputs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from edgeopt.codegen.schedules.emit import (
     Buffer,
     Builder,
@@ -18,13 +20,18 @@ from edgeopt.codegen.schedules.emit import (
     shuffle,
 )
 from edgeopt.codegen.schedules.isa import Isa
+from edgeopt.codegen.schedules.packing import per_block
+from edgeopt.codegen.schedules.unpack import Stream
 
 
 class Tile:
     """The accumulators of ``pixels`` by ``vectors`` of four outputs."""
 
-    def __init__(self, b: Builder, isa: Isa, pixels: int, vectors: int, exact: Expr | None) -> None:
+    def __init__(
+        self, b: Builder, isa: Isa, pixels: int, vectors: int, exact: Expr | None, bits: int = 8
+    ) -> None:
         """``exact``: not zero where sums of two products do not fit 16 bits."""
+        self._isa, self._bits = isa, bits
         self._b, self._matrix, self._exact = b, isa.dot == "matrix", exact
         self._pixels, self._vectors = pixels, vectors
         self._rows = -(-pixels // 2) * 2 if self._matrix else 4 * pixels
@@ -43,7 +50,7 @@ class Tile:
 
     def reduce(self, x: Buffer, at: Expr, stride: Expr, weights: Expr, run: int) -> None:
         """Add the products of ``run`` (a multiple of eight) neighbours of each pixel."""
-        if self._matrix or run < 16:
+        if self._matrix or run < 16 or self._bits < 8:
             self._reduce(x, at, stride, weights, run, together=True)
             return
         assert self._exact is not None
@@ -54,13 +61,19 @@ class Tile:
     def _reduce(
         self, x: Buffer, at: Expr, stride: Expr, weights: Expr, run: int, *, together: bool
     ) -> None:
-        outputs = 4 * self._vectors
+        step_bytes = 16 * 4 * self._vectors // per_block(self._bits)
         full, rest = divmod(run, 16)
         with self._b.loop(full, "k") as k:
-            self._step(x, at + k * 16, stride, weights + k * (16 * outputs), 16, together)
+            self._step(x, at + k * 16, stride, weights + k * step_bytes, 16, together)
         if rest:
-            done = full * 16
-            self._step(x, at + done, stride, weights + done * outputs, 8, together)
+            self._step(x, at + full * 16, stride, weights + full * step_bytes, 8, together)
+
+    def _read(self, weights: Expr, width: int) -> Callable[[int], Expr]:
+        """Vectors of weights from an address on, by number."""
+        if self._bits < 8:
+            return Stream(self._b, self._isa, self._bits, weights, width).vector
+        buffer = self._b["weights"]
+        return lambda index: self._b.bind(self._b.load(buffer, weights + index * width, width))
 
     def _step(
         self, x: Buffer, at: Expr, stride: Expr, weights: Expr, width: int, together: bool
@@ -70,8 +83,9 @@ class Tile:
         if self._matrix:
             self._squares(held, weights, width)
             return
+        read = self._read(weights, width)
         for o in range(4 * self._vectors):
-            w = b.bind(b.load(b["weights"], weights + o * width, width))
+            w = read(o)
             for m, value in enumerate(held):
                 index = m * 4 * self._vectors + o
                 products = [
@@ -90,6 +104,7 @@ class Tile:
     def _squares(self, held: list[Expr], weights: Expr, width: int) -> None:
         """Pairs of pixels by pairs of outputs, eight of the reduction at a time."""
         b, outputs = self._b, 4 * self._vectors
+        read = self._read(weights, 16)
         for half in range(0, width, 8):
             low = range(half, half + 8)
             lanes = [*low, *(width + lane for lane in low)]
@@ -98,7 +113,7 @@ class Tile:
                 for m in range(0, len(held), 2)
             ]
             for o in range(outputs // 2):
-                w = b.bind(b.load(b["weights"], weights + half * outputs + o * 16, 16))
+                w = read(half // 8 * (outputs // 2) + o)
                 for m, pair in enumerate(pairs):
                     index = m * outputs // 2 + o
                     self._acc[index] = intrinsic(

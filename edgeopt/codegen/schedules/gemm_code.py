@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from edgeopt.codegen.abi import KernelFunction
-from edgeopt.codegen.schedules import dot, gemm_along, table
+from edgeopt.codegen.schedules import dot, gemm_along, packing, table
 from edgeopt.codegen.schedules.emit import (
     Buffer,
     Builder,
@@ -25,6 +25,7 @@ from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.mathfn import Requantizer, activate
 from edgeopt.codegen.schedules.stage import copy_run, fill_run
 from edgeopt.codegen.schedules.template import elements, is_table
+from edgeopt.codegen.schedules.unpack import Stream
 from edgeopt.core.kernels import OpKey
 
 #: Floats of one line of every cache.
@@ -68,7 +69,8 @@ class _Emitter:
             )
             self.zero_x = zero_x
             self.requantize = Requantizer(self.b, isa, zero_y, low, high)
-            self.exact = gemm_along.exact_flag(self.b, isa)
+            if not plan.is_packed:
+                self.exact = gemm_along.exact_flag(self.b, isa)
 
     def run(self) -> None:
         b, plan = self.b, self.plan
@@ -233,6 +235,15 @@ class _Emitter:
         base = local * window.row_stride + col * window.col_stride + group * window.group_stride
         channel = (group * plan.output_vectors + vector) * plan.lanes
         weights = channel * plan.reduction
+        of_run = plan.window.run_packed * vectors * plan.lanes
+        if plan.is_packed:
+            weights = group * packing.group_bytes(plan, self.isa)
+            whole = packing.panel_bytes(plan, self.isa, plan.vectors)
+            if isinstance(vector, int):
+                weights = weights + vector // plan.vectors * whole
+            else:
+                weights = weights + tirx.truncdiv(vector, plan.vectors) * whole
+            of_run = packing.run_bytes(plan, self.isa, vectors)
         name = "int32" if self.integer else "float32"
         split = plan.split
         bias = [
@@ -240,7 +251,7 @@ class _Emitter:
         ]
         along = self.integer and self.isa.dot in ("along", "matrix")
         if along:
-            tile = gemm_along.Tile(b, self.isa, pixels, vectors, self.exact)
+            tile = gemm_along.Tile(b, self.isa, pixels, vectors, self.exact, plan.bits)
             tile.start(bias)
         else:
             acc = b.registers(split * pixels * vectors, name, plan.lanes)
@@ -251,7 +262,7 @@ class _Emitter:
                         acc[(s * pixels + m) * vectors + n] = zero if s else bias[n]
         with b.loop(window.taps_h, "kh") as kh, b.loop(window.taps_w, "kw") as kw:
             at = base + kh * window.tap_h_stride + kw * window.tap_w_stride
-            step = (kh * window.taps_w + kw) * (window.run_packed * vectors * plan.lanes)
+            step = (kh * window.taps_w + kw) * of_run
             if along:
                 tile.reduce(self.source, at, window.col_stride, weights + step, window.run_packed)
             else:
@@ -313,12 +324,15 @@ def reduce(
     steps = window.run_packed // plan.pack
     width = plan.lanes * plan.pack  # weights of one vector and step
     stride = vectors * width
-    element_bytes = {"float32": 4, "int16": 2, "int8": 1}[dtype_of(b["weights"])[0]]
+    element_bytes = {"float32": 4, "int16": 2, "int8": 1, "uint8": 1}[dtype_of(b["weights"])[0]]
     line, far = 4 * LINE_FLOATS // element_bytes, _STREAM_AHEAD_BYTES // element_bytes
     # One pixel reads each weight once, faster than the processor by itself asks for them.
     streams = integer and isa.arch == "x86_64" and window.out_cols * window.out_rows == 1
     # Reading whole vectors of activations must not run past the end of the run.
     chunk = 4 if isa.by_element and plan.split == 1 else plan.split
+    if plan.is_packed:
+        chunk = max(chunk, packing.steps_a_block(plan.bits, vectors))
+    block = chunk * stride * plan.bits // 8 if plan.is_packed else chunk * stride
     chunks, rest = divmod(steps, chunk)
 
     def step(x_at: Expr, w_at: Expr, count: int, whole: bool, first: Expr) -> None:
@@ -328,16 +342,22 @@ def reduce(
                 b.bind(b.load(source, x_at + m * window.col_stride, chunk * plan.pack))
                 for m in range(pixels)
             ]
+        packed = Stream(b, isa, plan.bits, w_at, width) if plan.is_packed else None
+        for start in range(0, block if streams and packed is not None else 0, line):
+            b.prefetch(b["weights"], w_at + (start + far))
         for j in range(count):
             if ahead is not None:
                 b.prefetch(b["weights"], ahead + (first + j) * line)
-            if streams:
+            if streams and packed is None:
                 for start in range(0, stride, line):
                     b.prefetch(b["weights"], w_at + (j * stride + start + far))
-            w = [
-                b.bind(dot.weights(b, isa, integer, w_at, (j * vectors + n) * width))
-                for n in range(vectors)
-            ]
+            w = []
+            for n in range(vectors):
+                if packed is not None:
+                    w.append(packed.vector(j * vectors + n))
+                else:
+                    at = (j * vectors + n) * width
+                    w.append(b.bind(dot.weights(b, isa, integer, w_at, at)))
             s = j % plan.split
             for m in range(pixels):
                 if held is not None:
@@ -354,10 +374,13 @@ def reduce(
 
     if chunks:
         with b.loop(chunks, "k") as k:
-            x_at, w_at = at + k * chunk * plan.pack, weights + k * (chunk * stride)
+            x_at, w_at = at + k * chunk * plan.pack, weights + k * block
             step(x_at, w_at, chunk, chunk == 4, k * chunk)
     if rest:
         done = chunks * chunk
+        if plan.is_packed:
+            step(at + done * plan.pack, weights + chunks * block, rest, False, done)
+            return
         with b.loop(rest, "k") as k:
             x_at, w_at = at + (done + k) * plan.pack, weights + (done + k) * stride
             step(x_at, w_at, 1, False, done + k)

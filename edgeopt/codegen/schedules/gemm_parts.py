@@ -51,7 +51,7 @@ def _costs(key: OpKey, plan: Plan, isa: Isa, count: int) -> list[tuple[float, Ax
         staging = elements(key.in_shape) * BYTES[plan.stage.dtype] / parts.NEAR_BYTES * 2
     far = parts.FAR_BYTES if count > 1 else parts.NEAR_BYTES
     inputs = elements(key.in_shape) * BYTES[key.dtype]
-    weights = plan.weight_elements * BYTES[key.dtype] / parts.NEAR_BYTES
+    weights = plan.weight_bytes / parts.NEAR_BYTES
 
     def share(sizes: list[int]) -> float:
         return parts.largest_share(sizes, count)

@@ -74,6 +74,7 @@ class Plan:
     split: int  # independent partial sums along the reduction
     pack: int  # reduction elements a lane consumes at once
     lanes: int
+    bits: int  # of a weight in memory
 
     @property
     def output_vectors(self) -> int:
@@ -84,6 +85,16 @@ class Plan:
     def weight_elements(self) -> int:
         """Packed weights of all groups."""
         return self.groups * self.output_vectors * self.lanes * self.reduction
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of these weights, but for blocks that are filled up."""
+        return self.weight_elements * self.bits // 8
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether several weights share a byte."""
+        return self.bits < 8
 
     @property
     def bias_elements(self) -> int:
@@ -183,7 +194,7 @@ def _flat_staged(key: OpKey, isa: Isa, window: Window, out_c: int, choice: Choic
         )  # fmt: skip
         plan = tiled(key, isa, part, stage, 1, out_c, pack, choice)
         cost = tile_cost(plan, isa, plan.pixels, plan.vectors) * part.out_rows
-        cost += part.out_rows * plan.weight_elements / 32
+        cost += part.out_rows * plan.weight_bytes / 32
         if best is None or cost < best[0]:
             best = cost, plan
     assert best is not None
@@ -206,7 +217,7 @@ def tiled(
     base = Plan(
         window=window, stage=stage, band=band, groups=key.groups, outputs=outputs,
         reduction=reduction, pixels=1, vectors=1, panel_outer=False, split=1, pack=pack,
-        lanes=isa.lanes,
+        lanes=isa.lanes, bits=key.weight_bits or 8 * BYTES[key.dtype],
     )  # fmt: skip
     if choice.pixels:
         pixels = min(choice.pixels, window.out_cols)
@@ -218,7 +229,7 @@ def tiled(
         split = max(s for s in (1, 2, 4, 8) if s * pixels * vectors <= 8)
         while split > 1 and window.run_packed < 4 * split:
             split //= 2
-    weight_bytes = base.weight_elements // key.groups * BYTES[key.dtype]
+    weight_bytes = base.weight_bytes // key.groups
     rows = window.out_cols * band
     element = BYTES[stage.dtype if stage else key.dtype]
     input_bytes = rows * reduction * element
@@ -228,11 +239,7 @@ def tiled(
     rows_outer = 0 if weight_bytes <= near else weight_bytes * tiles
     panels_outer = 0 if input_bytes <= near // 2 else input_bytes * panels
     panel_outer = choice.order == "p" if choice.order else panels_outer < rows_outer
-    return Plan(
-        window=window, stage=stage, band=band, groups=key.groups, outputs=outputs,
-        reduction=reduction, pixels=pixels, vectors=vectors,
-        panel_outer=panel_outer, split=split, pack=pack, lanes=isa.lanes,
-    )  # fmt: skip
+    return replace(base, pixels=pixels, vectors=vectors, panel_outer=panel_outer, split=split)
 
 
 def suited(key: OpKey, isa: Isa) -> Isa:
@@ -262,14 +269,15 @@ def tiles_ahead(plan: Plan, isa: Isa, vectors: int, products: int = 1) -> int:
     return -(-vectors * plan.lanes // 16) if size_bytes > isa.l2_bytes // 2 else 0
 
 
-def fits(isa: Isa, pixels: int, vectors: int, integer: bool) -> bool:
+def fits(isa: Isa, pixels: int, vectors: int, integer: bool, packed: bool = False) -> bool:
     """Whether a tile and what its inner loop holds stay in registers."""
-    accumulators = pixels * vectors
+    accumulators = pixels * vectors + packed  # and the block that is being unpacked
     if integer and isa.dot == "along":
         # four a vector of outputs; all activations and weights of a step, three products
-        return 4 * accumulators + pixels + min(4 * vectors, 4) + 3 <= isa.registers
+        held = pixels + min(4 * vectors, 4) + 3 + packed
+        return 4 * pixels * vectors + held <= isa.registers
     if integer and isa.dot == "matrix":
-        return round_up(pixels, 2) * (vectors + 1) + 2 * vectors <= isa.registers
+        return round_up(pixels, 2) * (vectors + 1) + 2 * vectors + packed <= isa.registers
     if integer:
         # weights of the step, one broadcast (or one vector of each pixel), one product
         held = vectors + (pixels if isa.by_element else 1) + 1
@@ -297,18 +305,29 @@ def _instructions(isa: Isa, rows: int, panel: int, pack: int) -> float:
     return chain + (panel + 1) // 2 + rows * (2.25 if pairs else 0.25) + 0.75
 
 
+def unpack_instructions(plan: Plan) -> float:
+    """Instructions a vector of packed weights costs beyond a load of its own.
+
+    Two shifts each but for the uppermost of a block, and one load for all: one more on average.
+    """
+    return 1.0 if plan.is_packed else 0.0
+
+
 def _work(plan: Plan, isa: Isa, rows: int, panel: int) -> float:
     """Cycles of one tile, roughly."""
     steps = plan.reduction / plan.pack
     if isa.by_element:
         # The narrow cores issue loads and multiplications from the same few slots: count
         # instructions, weights loaded in pairs and activations in whole vectors.
-        return _instructions(isa, rows, panel, plan.pack) * steps + 20.0 + 5.0 * rows * panel
+        unpacking = unpack_instructions(plan) * panel * plan.pack * isa.lanes / 16
+        instructions = _instructions(isa, rows, panel, plan.pack) + unpacking
+        return instructions * steps + 20.0 + 5.0 * rows * panel
     work = rows * panel / 2
     loads = (panel + rows) / 2
     split = 1 if rows * panel >= 8 else 8 // (rows * panel)
     # the load ports are never quite as busy as the multipliers can be
     per_step = max(work, loads * 1.1, _LATENCY / split) + 0.05 * (rows + panel)
+    per_step += unpack_instructions(plan) * panel / 3  # vector instructions a cycle
     # With most registers in sums, a float tile's end (activation, stores) finds none to work in
     # and does not overlap with the next tile's beginning: it shows where reductions are short.
     crowded = max(0, rows * panel - isa.registers // 2) if plan.pack == 1 else 0
@@ -331,7 +350,7 @@ def _tile(plan: Plan, isa: Isa, integer: bool) -> tuple[int, int]:
     best: tuple[float, int, int] | None = None
     for vectors in range(1, min(plan.output_vectors, isa.registers - 2) + 1):
         for pixels in range(1, min(plan.window.out_cols, 14) + 1):
-            if not fits(isa, pixels, vectors, integer):
+            if not fits(isa, pixels, vectors, integer, plan.is_packed):
                 break
             cost = tile_cost(plan, isa, pixels, vectors)
             if best is None or cost < best[0]:

@@ -87,6 +87,8 @@ def applies(key: OpKey, isa: Isa) -> bool:
     same = key.strides == key.dilations == (1, 1) and key.kernel == (3, 3)
     integer = key.dtype == key.out_dtype == "i8" and not key.residual
     fits = key.in_shape[-1] <= MOST_CHANNELS and isa.dot == "pair16"
+    if key.weight_bits:  # transformed weights have no fewer bits than others
+        return False
     return key.op == "conv2d" and integer and same and key.groups == 1 and fits
 
 
