@@ -28,6 +28,10 @@ def run(
     flash: Annotated[str | None, typer.Option(help="Weights and code, such as 512KB.")] = None,
     accuracy: Annotated[str | None, typer.Option(help="Least accuracy, such as 80%.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or int8.")] = "auto",
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="How many bits the weights of each layer have, as edgeopt writes it."),
+    ] = None,
     supernet: Annotated[str, typer.Option(help="Zoo entry to search.")] = "cifar_mbv3",
     data: Annotated[
         Path | None,
@@ -108,6 +112,7 @@ def run(
             min_accuracy=None if accuracy is None else parse_share(accuracy),
         ),
         precision=precision,
+        plan=plan,
         data=data,
         input_shapes=tuple(input_shape or ()),
         io=io,

@@ -45,9 +45,16 @@ def run(
         console.print()
         console.print(
             table(
-                ["kernel", "key", "template", "latency", "known by"],
+                ["kernel", "key", "weights", "template", "latency", "known by"],
                 [
-                    (k.name, k.key, k.template, show_duration(k.latency_ns), k.latency_source)
+                    (
+                        k.name,
+                        k.key,
+                        k.weights,
+                        k.template,
+                        show_duration(k.latency_ns),
+                        k.latency_source,
+                    )
                     for k in manifest.kernels
                 ],
             )

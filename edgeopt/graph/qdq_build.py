@@ -26,6 +26,7 @@ from edgeopt.core.errors import InputError
 from edgeopt.core.network import Array, Quant
 from edgeopt.graph import ir
 from edgeopt.graph.ir import FUSED, Graph, Node
+from edgeopt.graph.qdq_narrow import narrowed
 from edgeopt.graph.qdq_sites import Sites
 from edgeopt.graph.shapes import infer_graph
 from edgeopt.graph.simplify import simplify
@@ -99,16 +100,6 @@ def float_graph(model: Model, min_opset: int = MIN_OPSET) -> Graph:
     return simplify(infer(ir.from_model(model)), infer)
 
 
-def narrow(values: npt.NDArray[np.int8], bits: int) -> Array:
-    """Integers in the narrowest ONNX type that has ``bits``."""
-    if bits == 8:
-        return values
-    import ml_dtypes
-
-    found: Array = values.astype(ml_dtypes.int2 if bits == 2 else ml_dtypes.int4)
-    return found
-
-
 class _Writer:
     """Nodes and constants being written, with names that collide with nothing."""
 
@@ -167,7 +158,7 @@ class _Writer:
 
     def layer(self, node: Node, source: str, layer: IntegerLayer) -> Node:
         """The node reading stored weights; linear layers become Gemm with [O, I] weights."""
-        weight = narrow(layer.weight, layer.bits)
+        weight = narrowed(layer.weight, layer.bits)
         inputs = [source, self.stored(node.inputs[1], weight, layer.scale)]
         if layer.bias is not None:
             name = node.input(2) or f"{node.inputs[1]}_bias"

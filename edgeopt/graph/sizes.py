@@ -57,6 +57,8 @@ _CONSTANT_TYPES: Mapping[int, tuple[int, str]] = {
     onnx.TensorProto.BOOL: (8, "int32_data"),
     onnx.TensorProto.INT4: (4, "int32_data"),
     onnx.TensorProto.UINT4: (4, "int32_data"),
+    onnx.TensorProto.INT2: (2, "int32_data"),
+    onnx.TensorProto.UINT2: (2, "int32_data"),
 }
 
 
@@ -98,7 +100,7 @@ def check_tensor(tensor: onnx.TensorProto, where: str) -> None:
             )
     else:
         entries = len(getattr(tensor, field))
-        wanted = size if bits == 4 else size * 8 // bits
+        wanted = size if bits < 8 else size * 8 // bits
         if entries != wanted:
             raise InputError(
                 f"has {entries} values, its shape {list(tensor.dims)} needs {wanted}",

@@ -17,7 +17,8 @@ from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InfeasibleError, InputError, suggest
 from edgeopt.core.estimates import Budget, Source
 from edgeopt.core.files import write_atomic
-from edgeopt.pipeline import bundle, figures, firmware, source
+from edgeopt.core.precision import write_plan
+from edgeopt.pipeline import bundle, figures, firmware, plans, source
 from edgeopt.pipeline.artifact import Artifact, build_kernels, make_artifact, versions
 from edgeopt.pipeline.cache import Files, StageCache, default_cache_dir
 from edgeopt.pipeline.manifest import SCHEMA, Manifest
@@ -55,6 +56,7 @@ class CompileRequest:
         model: an ONNX file; None searches the zoo entry ``supernet``.
         budget: constraints on the predicted figures.
         precision: ``auto``, ``fp32`` or ``int8``.
+        plan: a file that says how many bits the weights of each layer of ``model`` have.
         data: calibration images instead of the zoo's own.
         input_shapes: ``name=1x3x224x224`` for dynamic inputs.
         io: inputs and outputs ``int8``, ``float``, or as the ``model`` has them.
@@ -75,6 +77,7 @@ class CompileRequest:
     supernet: str = "cifar_mbv3"
     budget: Budget = field(default_factory=Budget)
     precision: str = "auto"
+    plan: Path | None = None
     data: Path | None = None
     input_shapes: tuple[str, ...] = ()
     io: str = "model"
@@ -192,6 +195,7 @@ def _compile(
     run.dump({"model.onnx": network["model.onnx"]})
 
     run.start("quantize")
+    source.check_plan(chosen, network, profile)
     final, cached = source.quantize(request, chosen, network, run.cached)
     run.end("quantize", final.summary, cached=cached)
     run.dump({final.file_name: final.model})
@@ -225,6 +229,8 @@ def _compile(
     origin = {chosen.source: chosen.source_sha256}
     code = bundle.render_code(request.name, request.command, origin, artifact, kernels, own)
     files = bundle.code_files(code, profile, final, network["model.onnx"], facts)
+    if final.plan is not None:
+        files[plans.FILE_NAME] = write_plan(final.plan).encode()
     files["memory.svg"] = plan_picture.svg(artifact.graph, artifact.plan).encode()
     run.end("render", f"{len(files)} files")
 
@@ -260,7 +266,10 @@ def _compile(
         seed=request.seed,
         budget=_budget(asked),
         search=chosen.statistics,
-        figures=figures.collect(model, chosen, artifact, kernels, proof),
+        figures=(
+            *figures.collect(model, chosen, artifact, kernels, proof),
+            *figures.weight_bits(final.imported.network),
+        ),
         inputs=bundle.interface(artifact, inputs=True),
         outputs=bundle.interface(artifact, inputs=False),
         kernels=rows,

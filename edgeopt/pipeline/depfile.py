@@ -25,6 +25,8 @@ def sources(request: CompileRequest) -> tuple[Path, ...]:
     profile = devices.load(request.device, request.profile_dirs)
     if profile.folder is not None:
         found += sorted(path for path in Path(profile.folder).iterdir() if path.is_file())
+    if request.plan is not None:
+        found.append(request.plan)
     if request.data is not None:
         found.append(request.data)
         if request.data.is_dir():

@@ -11,7 +11,7 @@ from edgeopt.core.estimates import LatencyModel, Source
 from edgeopt.core.files import digest
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.network import Network
-from edgeopt.pipeline import local_table
+from edgeopt.pipeline import local_table, plans
 from edgeopt.pipeline.artifact import Artifact
 from edgeopt.pipeline.manifest import Figure, KernelInfo
 
@@ -124,6 +124,7 @@ def kernel_table(
                 weight_bytes=weight_bytes,
                 scratch_bytes=function.scratch_bytes,
                 tile=str(function.choice),
+                weights=kernel.key.weight_type if kernel.key.weight_count else "",
             )
         )
     return tuple(rows)
@@ -147,6 +148,15 @@ def fallback_notes(artifact: Artifact, kernels: Sequence[KernelInfo]) -> tuple[s
             f"{time}, {work} of the multiply-accumulates"
         )
     return tuple(notes)
+
+
+def weight_bits(network: Network) -> tuple[Figure, ...]:
+    """Bits of a weight on average, where some have fewer than eight."""
+    bits = plans.average_bits(network)
+    if bits is None or bits == 8:
+        return ()
+    how = "of integer weights on average, as the model stores them"
+    return (Figure("weight_bits", bits, Source.COMPUTED, how),)
 
 
 def widened_notes(network: Network, artifact: Artifact) -> tuple[str, ...]:

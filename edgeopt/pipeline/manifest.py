@@ -71,6 +71,7 @@ class KernelInfo(Record, frozen=True):
     weight_bytes: int
     scratch_bytes: int
     tile: str = "model"  # measured tiling (see `core.choice`), or the template's model
+    weights: str = ""  # how they are stored: "f32", "i8", "w4", "w2"; empty where there are none
 
 
 class BufferInfo(Record, frozen=True):

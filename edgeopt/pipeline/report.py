@@ -31,6 +31,7 @@ FIGURES: dict[str, tuple[str, str]] = {
     "code_bytes": ("code", "size"),
     "flash_bytes": ("flash", "size"),
     "macs": ("multiply-accumulates", "count"),
+    "weight_bits": ("bits of a weight", "bits"),
 }
 
 
@@ -43,7 +44,7 @@ def show_value(name: str, value: float) -> str:
         return show_duration(value)
     if style == "size":
         return show_size(value)
-    return f"{value:,.0f}"
+    return f"{value:.2f}" if style == "bits" else f"{value:,.0f}"
 
 
 def show_figure(figure: Figure) -> tuple[str, str, str]:
@@ -81,7 +82,7 @@ def render_report(manifest: Manifest, points: Sequence[PointInfo]) -> str:
             charts=charts,
             kernels=[
                 (k.name, k.key, k.template, show_duration(k.latency_ns), k.latency_source,
-                 show_size(k.weight_bytes))
+                 f"{show_size(k.weight_bytes)} {k.weights}".strip())
                 for k in rows
             ],
             fallbacks=fallbacks,
@@ -131,7 +132,8 @@ def _charts(manifest: Manifest, points: Sequence[PointInfo]) -> list[tuple[str, 
     charts.append(
         (
             "Precision and weights",
-            "Bytes of weights each kernel keeps in flash, coloured by the precision it runs in.",
+            "Bytes of weights each kernel keeps in flash, coloured by the precision it runs in; "
+            "packed weights of int8 arithmetic have colours of their own.",
             _precision_chart(manifest),
         )
     )
@@ -277,16 +279,20 @@ def _precision_chart(manifest: Manifest) -> Any:
     import plotly.graph_objects as go
 
     figure = go.Figure()
-    for precision, colour in (("f32", BLUE), ("i8", GREEN)):
+    kinds = (
+        ("f32", "float32", BLUE), ("i8", "int8", GREEN), ("w4", "packed 4 bits", ORANGE),
+        ("w2", "packed 2 bits", PINK),
+    )  # fmt: skip
+    for kind, title, colour in kinds:
         mine = [
-            (n, k)
-            for n, k in enumerate(manifest.kernels)
-            if OpKey.parse(k.key).precision == precision
+            (n, k) for n, k in enumerate(manifest.kernels) if OpKey.parse(k.key).weight_type == kind
         ]
+        if not mine and kind.startswith("w"):
+            continue
         figure.add_bar(
             x=[n for n, _ in mine],
             y=[k.weight_bytes / 1e3 for _, k in mine],
-            name={"f32": "float32", "i8": "int8"}[precision],
+            name=title,
             marker_color=colour,
             text=[f"{k.name}<br>{k.key}" for _, k in mine],
             textposition="none",

@@ -20,7 +20,9 @@ from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InputError
 from edgeopt.core.estimates import Estimate, Source
 from edgeopt.core.files import digest, read_bytes
+from edgeopt.core.precision import PrecisionPlan, write_plan
 from edgeopt.core.space import SearchSpace, SubnetConfig
+from edgeopt.pipeline import plans
 from edgeopt.pipeline.artifact import versions_text
 from edgeopt.pipeline.cache import Files
 from edgeopt.pipeline.manifest import PointInfo
@@ -57,6 +59,8 @@ class Chosen:
         document: the search result as JSON.
         points: every candidate that was evaluated.
         model: the ONNX file's bytes; empty for a subnet.
+        plan: bits of each layer's weights; None where all have eight.
+        plan_name: how errors name it.
     """
 
     source: str
@@ -73,6 +77,8 @@ class Chosen:
     points: tuple[PointInfo, ...] = ()
     notes: tuple[str, ...] = ()
     model: bytes = b""
+    plan: PrecisionPlan | None = None
+    plan_name: str = "precision plan"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +91,7 @@ class Final:
     imported: Imported
     summary: str
     notes: tuple[str, ...] = ()
+    plan: PrecisionPlan | None = None  # where not all weights have eight bits
 
 
 def choose(
@@ -95,6 +102,11 @@ def choose(
     detail: Detail,
 ) -> Chosen:
     """Search the zoo entry, or take the given model as it is."""
+    if request.plan is not None and request.model is None:
+        raise InputError(
+            "a plan names the layers of one network, and a search has many", where="--plan",
+            hint="give the ONNX network that it was made for",
+        )  # fmt: skip
     if request.model is not None:
         return _from_file(request, precisions)
     return _from_zoo(request, profile, precisions, cached, detail)
@@ -112,6 +124,14 @@ def _from_file(request: CompileRequest, precisions: tuple[str, ...]) -> Chosen:
     wanted = "i8" if request.precision == "int8" else "as-is"
     if wanted == "as-is" and "f32" not in precisions:
         wanted = "i8"
+    plan = None if request.plan is None else plans.load(request.plan)
+    if plan is not None:
+        if "i8" not in precisions:
+            raise InputError(
+                f"weights of few bits are integers, and {_FULL_NAME[precisions[0]]} is asked for",
+                where="--plan", hint="leave --precision out, or choose a board with int8 kernels",
+            )  # fmt: skip
+        wanted = "i8"
     return Chosen(
         source=f"onnx:{request.model.name}",
         source_sha256=digest(data),
@@ -119,7 +139,31 @@ def _from_file(request: CompileRequest, precisions: tuple[str, ...]) -> Chosen:
         summary=f"{request.model.name}, nothing to search",
         cached=False,
         model=data,
+        plan=plan,
+        plan_name=str(request.plan),
     )
+
+
+def check_plan(chosen: Chosen, network: Files, profile: DeviceProfile) -> None:
+    """Refuse a plan early: of other layers, of a quantized model, or without kernels to run it.
+
+    Raises:
+        InputError: naming the layer, and what the board has.
+    """
+    if chosen.plan is None:
+        return
+    from edgeopt.graph.importer import import_network
+    from edgeopt.graph.load import parse_model
+    from edgeopt.graph.qdq_build import is_quantized
+
+    model = parse_model(network["model.onnx"])
+    if is_quantized(model):
+        raise InputError(
+            "the model is quantized already, and keeps the bits that it has",
+            where=chosen.plan_name, hint="give its float form, or leave --plan out",
+        )  # fmt: skip
+    shape = import_network(model, isolated=False)
+    plans.check_board(chosen.plan, shape, profile, where=chosen.plan_name)
 
 
 def _from_zoo(
@@ -305,10 +349,12 @@ def quantize(
             where="--precision int8",
             hint="give --data with an npz of images, or compile it in fp32",
         )
+    plan = chosen.plan or PrecisionPlan()
     inputs = {
         "model": digest(network["model.onnx"]),
         "data": _data_digest(request.data),
         "entry": "" if chosen.entry is None else chosen.entry.digest,
+        "plan": write_plan(plan),
         "versions": versions_text(),
     }
 
@@ -316,18 +362,23 @@ def quantize(
         from edgeopt.quant.calibration import calibrate
         from edgeopt.quant.export import quantize_model
 
-        quantized = quantize_model(model, calibrate(model, _calibration(request, chosen, model)))
+        calibration = calibrate(model, _calibration(request, chosen, model))
+        quantized = quantize_model(model, calibration, plan=plan)
         return {"model_int8.onnx": quantized.SerializeToString(deterministic=True)}
 
     files, hit = cached("quantize", inputs, make)
     data = files["model_int8.onnx"]
     where = "the zoo's own images" if request.data is None else request.data.name
+    imported = with_edges(import_model(parse_model(data), isolated=False), request.io)
+    bits = plans.average_bits(imported.network) or 8.0
+    weights = "int8 weights" if bits == 8 else f"weights of {bits:.2g} bits on average"
     return Final(
         data,
         "model_int8.onnx",
         "int8",
-        with_edges(import_model(parse_model(data), isolated=False), request.io),
-        f"int8 weights by channel, activations calibrated on {where}",
+        imported,
+        f"{weights} by channel, activations calibrated on {where}",
+        plan=None if plan == PrecisionPlan() else plan,
     ), hit
 
 
