@@ -21,6 +21,7 @@ from edgeopt import devices
 from edgeopt.cli.main import app
 from edgeopt.core.errors import BoardLost
 from edgeopt.devices.transports import open_link, posix, ssh
+from edgeopt.latency import protocol
 from edgeopt.latency.meters import session
 from edgeopt.latency.table import load_table
 
@@ -37,12 +38,17 @@ PROGRAM = ROOT / "tests" / "devices" / "board_program.c"
 
 @pytest.fixture(scope="module", autouse=True)
 def patient() -> Iterator[None]:
-    """An emulated board takes its time over key exchange, and minutes to start Python."""
+    """An emulated board takes its time over key exchange, and a minute to start Python.
+
+    Its times mean nothing, so that no visit is repeated for them.
+    """
+    quick = protocol.Protocol(spread=1.0, drift=1e9, max_settle=3, max_windows=3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ssh, "CONNECT_S", 120.0)
         patch.setattr(ssh, "KEEPALIVE_S", 60.0)
         patch.setattr(posix, "FACTS_IDLE_S", 900.0)
         patch.setattr(session, "IDLE_S", 900.0)
+        patch.setattr(protocol, "Protocol", lambda: quick)
         yield
 
 

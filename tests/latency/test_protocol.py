@@ -114,6 +114,25 @@ def test_budget_leaves_out_what_was_not_measured(tmp_path: Path) -> None:
     assert not again.unfinished and len(again.table.entries) == 30
 
 
+def test_a_machine_that_never_settles_leaves_most_of_the_budget_to_kernels(tmp_path: Path) -> None:
+    now = 0.0
+    meter = NoisyMeter(0.5)
+    take = meter.visit
+
+    def visit(keys: Sequence[OpKey]) -> Iterator[Window]:
+        nonlocal now
+        now += 1.0
+        return take(keys)
+
+    meter.visit = visit  # type: ignore[method-assign]
+    profile_device(
+        BOARD, many(4), meter, tmp_path / "j", budget_s=50.0, clock=lambda: now,
+        protocol=Protocol(drift=0.01),
+    )  # fmt: skip
+    first = next(n for n, keys in enumerate(meter.visited) if len(keys) > 1)
+    assert 3 <= first <= 11 and now <= 53
+
+
 def test_progress_reaches_the_end(tmp_path: Path) -> None:
     seen: list[Progress] = []
     profile_device(BOARD, many(10), NoisyMeter(), tmp_path / "j", progress=seen.append)
