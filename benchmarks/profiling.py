@@ -241,6 +241,8 @@ def _lines(path: Path) -> list[str]:
 
 def rows_of(run: Run) -> Iterator[dict[str, object]]:
     for budget_s in BUDGETS_S:
+        if run.at_s < budget_s:  # it was cut short of this budget
+            continue
         table, times, events = run.until(budget_s)
         networks = {name: (run.keys_of(name), value) for name, value in times.items()}
         if len(networks) < MIN_NETWORKS:

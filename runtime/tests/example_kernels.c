@@ -20,9 +20,11 @@ static int32_t fail(void *const *p) {
 }
 
 static const unsigned char table[3] = {3, 1, 2};
-static const edgeopt_bench_arg copy_args[] = {{"f32", 256, NULL}, {"f32", 256, NULL}};
-static const edgeopt_bench_arg table_args[] = {{"i8", 3, table}};
-static const edgeopt_bench_arg none[] = {{"u8", 0, NULL}};
+static const edgeopt_bench_arg copy_args[] = {
+    {"f32", 256, NULL, EDGEOPT_BENCH_READ}, {"f32", 256, NULL, EDGEOPT_BENCH_WRITTEN}};
+static const edgeopt_bench_arg table_args[] = {
+    {"i8", 3, table, EDGEOPT_BENCH_CONSTANT}};
+static const edgeopt_bench_arg none[] = {{"u8", 0, NULL, EDGEOPT_BENCH_READ}};
 
 const edgeopt_bench_kernel edgeopt_bench_kernels[] = {
     {"a", copy, 2, copy_args}, {"b", look_up, 1, table_args}, {"bad", fail, 1, none}};
