@@ -215,6 +215,9 @@ def layer_weights(
     if w.dtype != np.float32:
         return None
     finite(imp, node, w, real)
+    why = _half_there(imp, node, axis)
+    if why:
+        imp.notes.append(f"{imp.where(node)} computes in float32: {why}")
     return Weights(w, real.astype(np.float32)), None
 
 
@@ -244,6 +247,23 @@ def _packed_bits(w: Array, bits: int) -> int:
     low = -(2 ** (bits - 1))
     fits = bits in PACKED_BITS and (not w.size or bool(low <= w.min() and w.max() < -low))
     return bits if fits else 0
+
+
+def _half_there(imp: Importer, node: Node, axis: int) -> str:
+    """What a layer lacks to compute in integers, if some of it is quantized."""
+    stored = imp.stored.get(node.inputs[1])
+    reads = node.inputs[0] in imp.integers
+    if stored is None:
+        tail = imp.tail(node.outputs[0]) if reads else None
+        return "its input and output are quantized, its weights are not" if tail else ""
+    if not reads:
+        return "its weights are quantized, its input is not"
+    obstacle = stored.obstacle(axis)
+    if obstacle:
+        return obstacle
+    if imp.tail(node.outputs[0]) is None:
+        return "its input and weights are quantized, its output is not"
+    return "its bias or scaling has no exact form in steps of the accumulator"
 
 
 def _own_bias(imp: Importer, name: str, scale_x: float, scale_w: Array) -> Array | None:

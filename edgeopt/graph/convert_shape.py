@@ -63,6 +63,12 @@ def transpose(imp: Importer, node: Node) -> bool:
             stored_constant,
             stored=stored_constant.stored.transpose(perm),
             axis=perm.index(stored_constant.axis) if stored_constant.scale.size > 1 else 0,
+            scale=stored_constant.scale.transpose(perm)
+            if stored_constant.block
+            else stored_constant.scale,
+            zero=stored_constant.zero.transpose(perm)
+            if stored_constant.block
+            else stored_constant.zero,
         )  # fmt: skip
         return True
     if imp.is_constant(node.inputs[0]):

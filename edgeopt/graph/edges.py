@@ -51,7 +51,7 @@ def with_edges(imported: Imported, kind: str) -> Imported:
         elif kind == "float" and network.tensors[tensor].dtype == "i8":
             outputs[model] = _as_float(outputs[model], network, tensor)
             network = _with_dequantize(network, tensor)
-    return Imported(network, inputs, outputs)
+    return Imported(network, inputs, outputs, imported.notes)
 
 
 def _as_float(interface: Interface, network: Network, tensor: str) -> Interface:

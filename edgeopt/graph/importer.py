@@ -76,11 +76,15 @@ class Interface:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """A network with what connects it to the model it came from."""
+    """A network with what connects it to the model it came from.
+
+    ``notes`` name layers with quantized weights that compute in float all the same, and say why.
+    """
 
     network: Network
     inputs: Mapping[str, Interface]
     outputs: Mapping[str, Interface]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,7 @@ class Importer:
         self.values: dict[str, Value] = {}
         self.integers: dict[str, Value] = {}  # real value -> the int8 value it is dequantized from
         self.stored: dict[str, qdq.Stored] = {}
+        self.notes: list[str] = []
         self.done: set[str] = set()  # first outputs of nodes that an earlier one took along
         self._readers = graph.readers()
         self._uses = graph.uses()
@@ -283,7 +288,8 @@ def import_model(model: onnx.ModelProto, *, isolated: bool = True) -> Imported:
         layout = _output_layout(value)
         finals[name] = imp.builder.require(value, layout)
         outputs[name] = _interface(imp, name, layout.perm, finals[name])
-    return Imported(imp.builder.finish(graph.name, finals), inputs, outputs)
+    network = imp.builder.finish(graph.name, finals)
+    return Imported(network, inputs, outputs, tuple(imp.notes))
 
 
 def _declare_inputs(imp: Importer) -> dict[str, Interface]:

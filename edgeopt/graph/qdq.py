@@ -33,16 +33,27 @@ MIN_SCALE, MAX_SCALE = 1e-18, 1e18
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A constant that is kept as integers: real = scale * (stored - zero), along ``axis``."""
+    """A constant that is kept as integers: real = scale * (stored - zero), along ``axis``.
+
+    With a ``block``, scales and zero points have the rank of ``stored``, and so many values along
+    the axis share one.
+    """
 
     stored: Array
     scale: npt.NDArray[np.float32]
     zero: Array
     axis: int
     bits: int = 8  # of the type that the model stores it in
+    block: int = 0
 
     def real(self) -> npt.NDArray[np.float32]:
         """The float values."""
+        if self.block:
+            places = np.arange(self.stored.shape[self.axis]) // self.block
+            zeros = self.zero.astype(np.int32).take(places, self.axis)
+            difference = (self.stored.astype(np.int32) - zeros).astype(np.float32)
+            blocked: npt.NDArray[np.float32] = difference * self.scale.take(places, self.axis)
+            return blocked
         shape = [1] * self.stored.ndim
         if self.scale.size > 1:
             shape[self.axis] = self.scale.size
@@ -56,18 +67,30 @@ class Stored:
     def weights(self, axis: int) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.float32]] | None:
         """Int8 values without zero point and one scale for each index along ``axis``.
 
-        None if the values, less their zero points, need more than eight bits.
+        None where there are none, for the reason that `obstacle` gives.
         """
-        if self.scale.size > 1 and self.axis != axis:
+        if self.obstacle(axis):
             return None
         shape = [1] * self.stored.ndim
         if self.zero.size > 1:
             shape[self.axis] = self.zero.size
         values = self.stored.astype(np.int32) - self.zero.astype(np.int32).reshape(shape)
-        if values.size and (values.min() < -128 or values.max() > 127):
-            return None
         scale = np.broadcast_to(self.scale.reshape(-1), (self.stored.shape[axis],))
         return values.astype(np.int8), scale.astype(np.float32)
+
+    def obstacle(self, axis: int) -> str:
+        """Why integer kernels with outputs along ``axis`` cannot compute with it, or nothing."""
+        if self.block:
+            return f"one scale serves {self.block} inputs of a weight, not an output"
+        if self.scale.size > 1 and self.axis != axis:
+            return "the scales of its weights are not those of its outputs"
+        shape = [1] * self.stored.ndim
+        if self.zero.size > 1:
+            shape[self.axis] = self.zero.size
+        values = self.stored.astype(np.int32) - self.zero.astype(np.int32).reshape(shape)
+        if values.size and (values.min() < -128 or values.max() > 127):
+            return "its weights, less their zero points, need more than 8 bits"
+        return ""
 
 
 def parameters(graph: Graph, node: Node) -> Quant | None:
@@ -108,11 +131,13 @@ def _check_scale(scale: Array, node: Node) -> None:
 
 
 def stored_constant(graph: Graph, node: Node) -> Stored | None:
-    """The constant that a DequantizeLinear makes real; None if it is not one we keep."""
+    """The constant that a DequantizeLinear makes real; None if it is not one we keep.
+
+    Raises:
+        InputError: scales or zero points do not fit it.
+    """
     value, scale = graph.array(node.input(0)), graph.array(node.input(1))
-    if value is None or scale is None or scale.dtype != np.float32 or scale.ndim > 1:
-        return None
-    if int(node.attrs.get("block_size", 0)):
+    if value is None or scale is None or scale.dtype != np.float32:
         return None
     bits = NARROW.get(value.dtype.name, 8)
     if bits < 8:
@@ -120,15 +145,40 @@ def stored_constant(graph: Graph, node: Node) -> Stored | None:
     if value.dtype not in (np.int8, np.uint8, np.int32):
         return None
     zero = graph.array(node.input(2)) if node.input(2) else np.zeros(scale.shape, value.dtype)
-    if zero is None or zero.size != scale.size:
+    if zero is None:
         return None
-    axis = int(node.attrs.get("axis", 1))
+    axis, block = int(node.attrs.get("axis", 1)), int(node.attrs.get("block_size", 0))
     axis = axis + value.ndim if axis < 0 else axis
-    if scale.size > 1 and not (0 <= axis < value.ndim and value.shape[axis] == scale.size):
-        return None
+    _check_shapes(node, value, scale, zero, axis, block)
     _check_scale(scale, node)
     scale32 = scale.astype(np.float32)
+    if block:
+        return Stored(value, scale32, zero, axis, bits, block)
     return Stored(value, scale32.reshape(-1), zero.reshape(-1), axis, bits)
+
+
+def _check_shapes(
+    node: Node, value: Array, scale: Array, zero: Array, axis: int, block: int
+) -> None:
+    inside = 0 <= axis < value.ndim
+    if block:
+        parts = -(-value.shape[axis] // block) if inside and block > 0 else 0
+        wanted = (*value.shape[:axis], parts, *value.shape[axis + 1 :])
+        good, hint = parts > 0 and scale.shape == wanted, f"blocks of {block} need {list(wanted)}"
+    else:
+        good = scale.size == 1 or (scale.ndim == 1 and inside and value.shape[axis] == scale.size)
+        hint = "one for all, or one for each index of the axis"
+    where = f"node {node.name!r} ({node.op})"
+    if not good:
+        raise InputError(
+            f"scales {list(scale.shape)} do not fit a constant {list(value.shape)} along axis "
+            f"{axis}", where=where, hint=hint,
+        )  # fmt: skip
+    if zero.size != scale.size:
+        raise InputError(
+            f"{zero.size} zero points and {scale.size} scales", where=where,
+            hint="there is a zero point for each scale, or none at all",
+        )  # fmt: skip
 
 
 def known_quantizations(graph: Graph) -> Mapping[str, Quant]:

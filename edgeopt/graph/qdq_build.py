@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,13 +44,16 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class IntegerLayer:
-    """A layer's stored weights: real weight = ``scale[o] * weight[o, ...]``."""
+    """A layer's stored weights: real weight = ``scale[o] * (weight[o, ...] - zero[o])``."""
 
     weight: npt.NDArray[np.int8]  # as in ONNX: [O, I / groups, ...] or [O, I]
-    scale: Floats  # [O]
+    scale: Floats  # [O]; [] for all weights; or of the weights' rank, [O, blocks, ...]
     bias: npt.NDArray[np.int32] | None  # [O]; real bias = bias_scale * bias
-    bias_scale: Floats  # [O]: float32(s_x * scale)
+    bias_scale: Floats  # float32(s_x * scale)
     bits: int = 8  # of `edgeopt.core.lowbits.WEIGHT_BITS`; three are stored in four
+    zero: npt.NDArray[np.int8] | None = None  # as ``scale``; None where all are 0
+    block: int = 0  # inputs that share a scale
+    real_bias: Floats | None = None  # [O], where it is not stored as integers
 
 
 _INTEGER = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLinear", "ConvInteger")
@@ -58,6 +62,9 @@ _INTEGER = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "QLin
 MIN_OPSET = 18
 #: The oldest with integers of so many bits.
 OPSETS: Mapping[int, int] = {8: MIN_OPSET, 4: 21, 3: 21, 2: 25}
+_ALL_WIDE: Mapping[str, int] = MappingProxyType({})
+#: The oldest where inputs in blocks share a scale.
+BLOCKED_OPSET = 21
 
 
 def is_quantized(model: Model) -> bool:
@@ -141,27 +148,48 @@ class _Writer:
         self.emit("QuantizeLinear", f"{tensor}_quantize", (source, *parameters), stored)
         return stored, *parameters
 
+    def clamped(self, tensor: str, source: str, quant: Quant, bits: int) -> str:
+        """``source`` within the lowest ``2 ** bits`` steps of a tensor's integers."""
+        ends = (I8_MIN, I8_MIN + 2**bits - 1)
+        bounds = [
+            self.constant(
+                f"{tensor}_{end}", np.array((step - quant.zero_point) * quant.scale, np.float32)
+            )
+            for end, step in zip(("lowest", "highest"), ends, strict=True)
+        ]
+        target = self.fresh(f"{tensor}_clamped")
+        self.types[target] = self.types[tensor]
+        return self.emit("Clip", f"{tensor}_clamp", (source, *bounds), target)
+
     def dequantize(self, tensor: str, inputs: tuple[str, str, str], target: str) -> str:
         """DequantizeLinear to ``target``, which has the type of ``tensor``."""
         self.types[target] = self.types[tensor]
         return self.emit("DequantizeLinear", f"{tensor}_dequantize", inputs, target)
 
-    def stored(self, name: str, integers: Array, scale: Floats) -> str:
-        """A constant of integers behind DequantizeLinear along axis 0."""
+    def stored(
+        self, name: str, integers: Array, scale: Floats, zero: Array | None = None, block: int = 0
+    ) -> str:
+        """A constant of integers behind DequantizeLinear along axis 0, or in blocks along 1."""
+        zeros = np.zeros(scale.shape) if zero is None else zero
         inputs = (
             self.constant(f"{name}_quantized", integers),
             self.constant(f"{name}_scale", scale),
-            self.constant(f"{name}_zero_point", np.zeros(scale.shape, integers.dtype)),
+            self.constant(f"{name}_zero_point", zeros.astype(integers.dtype)),
         )
         target = self.fresh(f"{name}_dequantized")
-        return self.emit("DequantizeLinear", f"{name}_dequantize", inputs, target, axis=0)
+        how: dict[str, int] = {"axis": 1, "block_size": block} if block else {"axis": 0}
+        attrs = how if scale.ndim else {}
+        return self.emit("DequantizeLinear", f"{name}_dequantize", inputs, target, **attrs)
 
     def layer(self, node: Node, source: str, layer: IntegerLayer) -> Node:
         """The node reading stored weights; linear layers become Gemm with [O, I] weights."""
         weight = narrowed(layer.weight, layer.bits)
-        inputs = [source, self.stored(node.inputs[1], weight, layer.scale)]
-        if layer.bias is not None:
-            name = node.input(2) or f"{node.inputs[1]}_bias"
+        stored = self.stored(node.inputs[1], weight, layer.scale, layer.zero, layer.block)
+        inputs = [source, stored]
+        name = node.input(2) or f"{node.inputs[1]}_bias"
+        if layer.real_bias is not None:
+            inputs.append(self.constant(f"{name}_real", layer.real_bias))
+        elif layer.bias is not None:
             inputs.append(self.stored(name, layer.bias, layer.bias_scale))
         if node.op == "Conv":
             return replace(node, inputs=tuple(inputs))
@@ -239,6 +267,7 @@ def build(
     sites: Sites,
     quants: Mapping[str, Quant],
     layers: Mapping[str, IntegerLayer],
+    narrow: Mapping[str, int] = _ALL_WIDE,
 ) -> Model:
     """Write the quantized network.
 
@@ -247,6 +276,7 @@ def build(
         sites: what `find_sites` found in it.
         quants: a scale and zero point for every tensor of ``sites.tensors``.
         layers: stored weights for every layer of ``sites.layers``, by its key.
+        narrow: tensors that have only ``2 ** bits`` steps -> bits.
     """
     writer = _Writer(graph)
     quantized = frozenset(sites.tensors)
@@ -262,8 +292,13 @@ def build(
             return name
         return writer.dequantize(name, stored[name], writer.fresh(f"{name}_dequantized"))
 
+    def quantize(name: str, source: str) -> tuple[str, str, str]:
+        if name in narrow:
+            source = writer.clamped(name, source, quants[name], narrow[name])
+        return writer.quantize(name, source, quants[name])
+
     for tensor in sites.inputs:
-        stored[tensor] = writer.quantize(tensor, tensor, quants[tensor])
+        stored[tensor] = quantize(tensor, tensor)
     for node in graph.nodes:
         tensor = node.outputs[0]
         if tensor in layers:
@@ -273,12 +308,12 @@ def build(
         if tensor in quantized and tensor in graph.outputs:
             real = writer.fresh(f"{tensor}_float")
             writer.nodes.append(replace(new, outputs=(real, *new.outputs[1:])))
-            stored[tensor] = writer.quantize(tensor, real, quants[tensor])
+            stored[tensor] = quantize(tensor, real)
             writer.dequantize(tensor, stored[tensor], tensor)
         else:
             writer.nodes.append(new)
             if tensor in quantized:
-                stored[tensor] = writer.quantize(tensor, tensor, quants[tensor])
+                stored[tensor] = quantize(tensor, tensor)
     import onnx
 
     model = ir.to_model(expanded(writer.finish()))

@@ -278,6 +278,7 @@ def _compile(
         notes=(
             *chosen.notes,
             *final.notes,
+            *final.imported.notes,
             *figures.fallback_notes(artifact, rows),
             *figures.widened_notes(final.imported.network, artifact),
             *_notes(artifact, request),

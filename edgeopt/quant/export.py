@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgeopt.core.errors import InputError, suggest
-from edgeopt.core.precision import PrecisionPlan
+from edgeopt.core.precision import LayerPrecision, PrecisionPlan
 from edgeopt.graph import qdq_build, qdq_sites
-from edgeopt.quant import weights
+from edgeopt.quant import ranges, scales, weights
 from edgeopt.quant.calibration import Calibration
 from edgeopt.quant.weights import StoredWeights
 
@@ -43,6 +44,50 @@ def _integer_layer(
     return qdq_build.IntegerLayer(stored, scale, steps, bias_scale, bits)
 
 
+def _simulated_layer(
+    layer: qdq_sites.Layer,
+    calibration: Calibration,
+    precision: LayerPrecision,
+    bias_correction: bool,
+) -> qdq_build.IntegerLayer:
+    """A layer in a precision beyond symmetric weights with one scale a channel."""
+    weights.check_finite(layer.weight, layer.bias, layer.key)
+    wide = scales.rows(layer.weight, precision, where=layer.name)
+    grid = scales.fit(wide, precision)
+    steps = grid.store(wide).reshape(layer.weight.shape)
+    real = grid.real(grid.store(wide)).reshape(layer.weight.shape)
+    bias = None if layer.bias is None else layer.bias.astype(np.float64)
+    if bias_correction:
+        mean = calibration.means[layer.input]
+        ones = np.ones(len(real), np.float32)
+        shift = weights.shift_of_mean(layer.weight, real, ones, mean, layer.groups)
+        bias = -shift if bias is None else bias - shift
+    scale, zero = (_spread(part, layer.weight, precision) for part in (grid.scale, grid.zero))
+    scale32 = scale.astype(np.float32)
+    stored, bits = steps.astype(np.int8), precision.weight_bits
+    zeros = None if precision.symmetric else zero.astype(np.int8)
+    bias_scale = (np.float32(calibration[layer.input].scale) * scale32).astype(np.float32)
+    if bias is None or precision.granularity == "group":
+        kept = None if bias is None else bias.astype(np.float32)
+        return qdq_build.IntegerLayer(
+            stored, scale32, None, bias_scale, bits, zeros, precision.group, kept
+        )
+    integers, bias_scale = weights.store_bias(bias, calibration[layer.input].scale, scale32)
+    return qdq_build.IntegerLayer(stored, scale32, integers, bias_scale, bits, zeros)
+
+
+def _spread(
+    rows: scales.Doubles, weight: scales.Floats, precision: LayerPrecision
+) -> scales.Doubles:
+    """One number a row of `edgeopt.quant.scales.rows`, shaped as ONNX has scales."""
+    if precision.granularity == "tensor":
+        return rows.reshape(())
+    if precision.granularity == "channel":
+        return rows.reshape(-1)
+    blocks = rows.reshape(weight.shape[0], -1, *(1,) * (weight.ndim - 2))
+    return np.broadcast_to(blocks, (*blocks.shape[:2], *weight.shape[2:])).copy()
+
+
 def _given_layer(
     layer: qdq_sites.Layer, given: StoredWeights, scale_x: float, bits: int
 ) -> qdq_build.IntegerLayer:
@@ -65,6 +110,56 @@ def _given_layer(
     return qdq_build.IntegerLayer(stored, scale, steps, bias_scale, bits)
 
 
+def _narrow_tensors(
+    sites: qdq_sites.Sites, plan: PrecisionPlan, *, simulation: bool
+) -> dict[str, int]:
+    """Bits of the tensors that layers want in fewer than eight; those with one scale share them."""
+    found: dict[str, int] = {}
+    for layer in sites.layers:
+        bits = plan.of(layer.name).activation_bits
+        if bits == 8:
+            continue
+        if not simulation:
+            raise InputError(
+                plan.of(layer.name).obstacle, where=f"layer {layer.name!r}",
+                hint="leave activation_bits out of the plan, or export it for simulation",
+            )  # fmt: skip
+        found[layer.input] = min(bits, found.get(layer.input, 8))
+    for group in sites.groups:
+        if any(name in found for name in group):
+            least = min(found.get(name, 8) for name in group)
+            found.update(dict.fromkeys(group, least))
+    return found
+
+
+def _opset(precision: LayerPrecision) -> int:
+    """The oldest operator set that can express it."""
+    needed = qdq_build.OPSETS[precision.weight_bits]
+    return max(needed, qdq_build.BLOCKED_OPSET) if precision.granularity == "group" else needed
+
+
+def _stored_layer(
+    layer: qdq_sites.Layer,
+    calibration: Calibration,
+    precision: LayerPrecision,
+    given: StoredWeights | None,
+    method: str,
+    bias_correction: bool,
+) -> qdq_build.IntegerLayer:
+    bits = precision.weight_bits
+    plain = precision.symmetric and precision.granularity == "channel"
+    if given is not None:
+        if not plain:
+            raise InputError(
+                "stored weights are symmetric with one scale a channel, the plan says otherwise",
+                where=layer.name, hint="leave granularity and symmetric out of the plan",
+            )  # fmt: skip
+        return _given_layer(layer, given, calibration[layer.input].scale, bits)
+    if plain:
+        return _integer_layer(layer, calibration, method, bias_correction, bits)
+    return _simulated_layer(layer, calibration, precision, bias_correction)
+
+
 def quantize_model(
     model: Model,
     calibration: Calibration,
@@ -73,6 +168,7 @@ def quantize_model(
     stored: Mapping[str, StoredWeights] = _NONE_STORED,
     weight_method: str = "max",
     bias_correction: bool = True,
+    simulation: bool = False,
 ) -> Model:
     """The quantized (QDQ) ONNX model; a model that is quantized already comes back as it is.
 
@@ -83,6 +179,8 @@ def quantize_model(
         stored: weights that are exported as they are, by layer; others are made here.
         weight_method: ``max`` or ``mse``, how the scales of weights are chosen.
         bias_correction: let biases take up the mean error that rounding the weights makes.
+        simulation: allow activations of fewer than eight bits, which no board computes: clamps
+            before QuantizeLinear leave them so many steps.
 
     Returns:
         An `onnx.ModelProto` with the float model's inputs and outputs, of opset 18 or later; 21
@@ -93,8 +191,7 @@ def quantize_model(
     """
     if qdq_build.is_quantized(model):
         return model
-    named = {plan.default.weight_bits, *(layer.weight_bits for layer in plan.layers.values())}
-    graph = qdq_build.float_graph(model, max(qdq_build.OPSETS[bits] for bits in named))
+    graph = qdq_build.float_graph(model, max(map(_opset, (plan.default, *plan.layers.values()))))
     sites = qdq_sites.find_sites(graph)
     names = [layer.name for layer in sites.layers]
     plan.check(names)
@@ -111,11 +208,20 @@ def quantize_model(
             where=graph.name,
             hint="calibrate with the same model that is quantized",
         )
-    layers = {
-        layer.key: _integer_layer(layer, calibration, weight_method, bias_correction, bits)
-        if (given := stored.get(layer.name)) is None
-        else _given_layer(layer, given, calibration[layer.input].scale, bits)
-        for layer in sites.layers
-        for bits in [plan.of(layer.name).weight_bits]
+    narrow = _narrow_tensors(sites, plan, simulation=simulation)
+    quants = {
+        name: ranges.narrowed(quant, narrow.get(name, 8)) for name, quant in calibration.items()
     }
-    return qdq_build.build(graph, sites, calibration, layers)
+    calibration = replace(calibration, quants=quants)
+    layers = {
+        layer.key: _stored_layer(
+            layer,
+            calibration,
+            plan.of(layer.name),
+            stored.get(layer.name),
+            weight_method,
+            bias_correction,
+        )
+        for layer in sites.layers
+    }
+    return qdq_build.build(graph, sites, calibration, layers, narrow)

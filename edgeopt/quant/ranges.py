@@ -75,6 +75,20 @@ def quant_of(low: float, high: float) -> Quant:
     return Quant(scale, zero_point)
 
 
+def narrowed(quant: Quant, bits: int) -> Quant:
+    """The same range in ``2 ** bits`` steps, which are the lowest of int8's.
+
+    >>> narrowed(Quant(0.25, 0), 4)
+    Quant(scale=4.25, zero_point=-120)
+    """
+    if bits == 8:
+        return quant
+    low, high = ((edge - quant.zero_point) * quant.scale for edge in (I8_MIN, I8_MAX))
+    scale = float(np.float32((high - low) / (2**bits - 1)))
+    zero = int(np.clip(np.rint(-low / scale), 0, 2**bits - 1))
+    return Quant(scale, I8_MIN + zero)
+
+
 def check_method(method: str) -> None:
     """Raise InputError for a method that does not exist."""
     if method not in METHODS:

@@ -97,10 +97,7 @@ def store(
     Raises:
         InputError: weights or bias are not finite.
     """
-    if not np.isfinite(weight).all() or (bias is not None and not np.isfinite(bias).all()):
-        raise InputError(
-            "weights are not finite", where=where, hint="the checkpoint holds NaN or infinity"
-        )
+    check_finite(weight, bias, where)
     scale = channel_scales(weight, method, bits)
     if bias is not None:
         scale = np.maximum(scale, _least_scale(bias, scale_x))
@@ -109,6 +106,18 @@ def store(
     steps = np.clip(np.rint(weight / scale.reshape(shape)), -bound, bound)
     stored: npt.NDArray[np.int8] = steps.astype(np.int8)
     return stored, scale
+
+
+def check_finite(weight: Floats, bias: Floats | None, where: str) -> None:
+    """Refuse weights and biases that are not finite.
+
+    Raises:
+        InputError: there is a NaN or an infinity.
+    """
+    if not np.isfinite(weight).all() or (bias is not None and not np.isfinite(bias).all()):
+        raise InputError(
+            "weights are not finite", where=where, hint="the checkpoint holds NaN or infinity"
+        )
 
 
 def _least_scale(bias: npt.NDArray[np.floating], scale_x: float) -> Floats:
@@ -147,7 +156,11 @@ def store_bias(
 
 
 def shift_of_mean(
-    weight: Floats, stored: npt.NDArray[np.int8], scale: Floats, mean: Floats, groups: int
+    weight: Floats,
+    stored: npt.NDArray[np.int8] | npt.NDArray[np.float64],
+    scale: Floats,
+    mean: Floats,
+    groups: int,
 ) -> npt.NDArray[np.float64]:
     """How far rounding the weights moves the mean output of each channel [O].
 

@@ -13,10 +13,11 @@ from edgeopt.core.errors import InputError
 from edgeopt.core.lowbits import largest
 from edgeopt.core.precision import LayerPrecision, PrecisionPlan
 from edgeopt.devices import load
-from edgeopt.graph.importer import import_network
+from edgeopt.graph.importer import import_model, import_network
+from edgeopt.graph.reference import Session
 from edgeopt.quant.calibration import calibrate
 from edgeopt.quant.export import quantize_model
-from edgeopt.quant.simulate import simulate
+from edgeopt.quant.simulate import Simulator, simulate
 from edgeopt.quant.weights import StoredWeights
 
 KINDS = {2: TensorProto.INT2, 3: TensorProto.INT4, 4: TensorProto.INT4, 8: TensorProto.INT8}
@@ -179,3 +180,87 @@ def test_layers_are_packed_where_there_is_a_kernel(monkeypatch: pytest.MonkeyPat
         assert left.constants.keys() == right.constants.keys()
         for name, value in left.constants.items():
             np.testing.assert_array_equal(value, right.constants[name])
+
+
+GRAINS = [
+    LayerPrecision(4, granularity="group", group=4),
+    LayerPrecision(2, granularity="group", group=2),
+    LayerPrecision(8, granularity="group", group=4),
+    LayerPrecision(4, granularity="tensor"),
+    LayerPrecision(4, symmetric=False),
+    LayerPrecision(8, granularity="tensor", symmetric=False),
+    LayerPrecision(3, granularity="group", group=4, symmetric=False),
+]
+
+
+@pytest.mark.parametrize("precision", GRAINS, ids=str)
+def test_other_granularities_are_exported_and_computed_alike(precision: LayerPrecision) -> None:
+    """By our simulation and by onnxruntime; a scale for all weights even in integer kernels."""
+    model = small(2)
+    pictures = models.images(model, 12)
+    plan = PrecisionPlan(layers={NAMES[2]: precision, NAMES[3]: precision})
+    quantized = quantize_model(model, calibrate(model, pictures), plan=plan)
+    onnx.checker.check_model(quantized, full_check=True)
+    assert quantized.opset_import[0].version == max(
+        {8: 18, 4: 21, 3: 21, 2: 25}[precision.weight_bits],
+        21 if precision.granularity == "group" else 18,
+    )
+    imported = import_model(quantized, isolated=False)
+    op = next(op for op in imported.network.ops if op.name == NAMES[2])
+    notes = [note for note in imported.notes if NAMES[2] in note]
+    if precision.granularity == "group":
+        assert op.constants["w"].dtype == np.float32
+        assert notes == [
+            f"node {NAMES[2]!r} (Conv) computes in float32: one scale serves {precision.group} "
+            "inputs of a weight, not an output"
+        ]
+        assert precision.weight_bits == 8 or precision.obstacle
+    elif precision.symmetric:
+        assert op.constants["w"].dtype == np.int8
+        assert not notes
+        assert len(set(op.constants["w_scale"].tolist())) == 1
+    found = simulate(imported.network, pictures, channels_first=True).reshape(12, -1)
+    # as written, that is: its kernels for a scale of blocks do not exist
+    session = Session(quantized.SerializeToString())
+    theirs = np.concatenate([session.run({"image": p[None]})["scores"] for p in pictures])
+    step = np.abs(found - theirs).max() / np.abs(theirs).max()
+    assert step < 0.02
+    exact = simulate(import_network(model, isolated=False), pictures, channels_first=True)
+    error = np.linalg.norm(found - exact.reshape(12, -1)) / np.linalg.norm(exact)
+    assert error < {8: 0.06, 4: 0.3, 3: 0.5, 2: 0.9}[precision.weight_bits]
+
+
+def test_inputs_that_do_not_divide_into_groups() -> None:
+    model = small()
+    calibration = calibrate(model, models.images(model, 4))
+    wrong = PrecisionPlan(layers={NAMES[2]: LayerPrecision(4, granularity="group", group=3)})
+    with pytest.raises(InputError, match="node_conv4: 8 inputs do not divide into groups of 3"):
+        quantize_model(model, calibration, plan=wrong)
+    given = {NAMES[2]: StoredWeights(np.ones((12, 8, 1, 1), np.int8), np.ones(12, np.float32), 4)}
+    plan = PrecisionPlan(layers={NAMES[2]: LayerPrecision(4, symmetric=False)})
+    with pytest.raises(InputError, match="are symmetric with one scale a channel") as error:
+        quantize_model(model, calibration, plan=plan, stored=given)
+    assert "leave granularity and symmetric out of the plan" in error.value.hint
+
+
+@pytest.mark.parametrize("bits", [4, 5, 6, 7])
+def test_narrow_activations_are_simulated_and_not_deployed(bits: int) -> None:
+    model = small(1)
+    pictures = models.images(model, 12)
+    calibration = calibrate(model, pictures)
+    plan = PrecisionPlan(layers={NAMES[2]: LayerPrecision(activation_bits=bits)})
+    with pytest.raises(InputError) as error:
+        quantize_model(model, calibration, plan=plan)
+    assert error.value.what == f"activations of {bits} bits exist in simulation only"
+    assert error.value.where == f"layer {NAMES[2]!r}"
+    assert "export it for simulation" in error.value.hint
+    quantized = quantize_model(model, calibration, plan=plan, simulation=True)
+    network = import_network(quantized, isolated=False)
+    source = next(op for op in network.ops if op.name == NAMES[2]).inputs[0]
+    simulator = Simulator(network)
+    found = simulator.run({"image": pictures.transpose(0, 2, 3, 1)}, keep=[source])
+    assert found[source].max() <= -128 + 2**bits - 1
+    assert len(np.unique(found[source])) > 2 ** (bits - 2)
+    session = Session(quantized.SerializeToString())
+    theirs = np.concatenate([session.run({"image": p[None]})["scores"] for p in pictures])
+    np.testing.assert_allclose(found["scores"].reshape(12, -1), theirs, atol=0.02)
