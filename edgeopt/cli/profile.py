@@ -46,7 +46,9 @@ def run(
     cpu: Annotated[
         str, typer.Option(help="Processor to measure on: a number, auto or none.")
     ] = "auto",
-    precision: Annotated[str, typer.Option(help="fp32, int8 or auto (both).")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="fp32, int8, auto (both) or mixed (int8, w4, w2).")
+    ] = "auto",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="The table's file; default: your own tables.")
     ] = None,

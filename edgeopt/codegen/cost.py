@@ -18,7 +18,7 @@ from edgeopt.codegen.plan import plan
 from edgeopt.codegen.runner import buffer_alignment
 from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.kernels import Kernel, KernelGraph, MemoryPlan, OpKey
-from edgeopt.core.network import DTYPE_BYTES, Network
+from edgeopt.core.network import Network
 from edgeopt.core.target import TargetSpec
 
 #: Mean bytes of code of a compiled kernel by class, (f32, i8): 192 kernels of MobileNetV3 subnets,
@@ -94,7 +94,7 @@ def _kernel_cost(key: OpKey, target: TargetSpec, choice: Choice) -> _KernelCost:
     template = schedules.select(key, target, choice)
     if template is None:
         # The fallback packs nothing: weights as they are, and a bias.
-        stored = key.weight_count * DTYPE_BYTES[key.dtype]
+        stored = key.weight_bytes
         bias = 4 * key.out_shape[-1] if stored else 0
         return _KernelCost(0, stored + bias, code_bytes(key, fallback=True))
     function = template.function(key, target)

@@ -179,6 +179,13 @@ class OpKey:
             return self.in_shape[-1] * self.out_shape[-1]
         return sum(part.weight_count for part in self.parts)
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights as they are stored, without padding; biases not counted."""
+        if self.parts:
+            return sum(part.weight_bytes for part in self.parts)
+        return -(-self.weight_count * (self.weight_bits or 8 * DTYPE_BYTES[self.dtype]) // 8)
+
 
 def _show(value: object) -> str:
     if isinstance(value, tuple):

@@ -97,7 +97,7 @@ def _classes(
 ) -> list[_Class]:
     groups: dict[tuple[str, str], tuple[list[OpKey], list[OpKey]]] = {}
     for key in sorted(set(keys) | set(measured)):
-        name = ("irb" if key.parts else CLASS_OF[key.op], key.precision)
+        name = ("irb" if key.parts else CLASS_OF[key.op], key.weight_type)
         groups.setdefault(name, ([], []))[key in measured].append(key)
     total = sum(weights.get(key, 0.0) for key in set(keys)) or 1.0
     found = []

@@ -23,7 +23,6 @@ from edgeopt.core.errors import InputError
 from edgeopt.core.estimates import Estimate, Source
 from edgeopt.core.files import digest
 from edgeopt.core.kernels import OpKey
-from edgeopt.core.network import DTYPE_BYTES
 
 SCHEMA = 1
 FILE_NAME = "latency.toml"
@@ -51,7 +50,7 @@ TERMS = (
 
 def features(key: OpKey, spill_bytes: int) -> tuple[float, ...]:
     """What each term of `TERMS` is multiplied with."""
-    weight_bytes = key.weight_count * DTYPE_BYTES[key.dtype]
+    weight_bytes = key.weight_bytes
     return (
         1.0,
         float(key.macs),

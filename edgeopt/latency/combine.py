@@ -166,7 +166,7 @@ def _problem(table: LatencyTable, networks: Networks) -> _Problem:
     if table.entries:
         model = TableModel(replace(table, calibration=None, in_network={}, truth=None))
         isolated = np.array([part.value for part in model.predict_each(keys)])
-    names = [(CLASS_OF[key.op], key.precision) for key in keys]
+    names = [(CLASS_OF[key.op], key.weight_type) for key in keys]
     known = {name: number for number, name in enumerate(sorted(set(names)))}
     groups = np.array([known[name] for name in names])
     plain = cost_terms(keys)

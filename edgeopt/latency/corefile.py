@@ -10,7 +10,7 @@ import numpy as np
 from edgeopt.core.errors import InputError, suggest
 from edgeopt.core.files import read_bytes, write_atomic
 from edgeopt.latency.coremodel import CoreFit, Trust
-from edgeopt.latency.prior import NAMES
+from edgeopt.latency.prior import LATER, NAMES, deviations
 from edgeopt.latency.update import Belief
 
 FORMAT = "edgeopt-core-fit"
@@ -114,12 +114,13 @@ def load_fit(path: Path) -> CoreFit:
     for name in names:
         if name not in NAMES:
             raise refuse(f"unknown factor {name[:60]!r}: {suggest(name[:60], NAMES)}")
-    missing = [name for name in NAMES if name not in names]
+    missing = [name for name in NAMES if name not in (*names, *LATER)]
     if missing:
         raise refuse(f"factor {missing[0]!r} is missing")
     if [len(row) for row in document.correlations] != list(range(1, len(names))):
         raise refuse("the correlations do not match the factors")
-    mean, spread = np.zeros(len(NAMES)), np.ones(len(NAMES))
+    device, own = deviations(document.runtime, document.threads)
+    mean, spread = np.zeros(len(NAMES)), np.hypot(device, own)
     correlation = np.eye(len(NAMES))
     place = [NAMES.index(name) for name in names]
     for index, name in zip(place, names, strict=True):

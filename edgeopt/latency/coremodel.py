@@ -118,7 +118,7 @@ class CoreModel:
     def supported(self, key: OpKey) -> bool:
         """Whether kernels of its class and precision were measured under this runtime."""
         parts = key.parts or (key,)
-        return all(self.classes.get(f"{class_of(p)} {p.precision}", 0) > 0 for p in parts)
+        return all(self.classes.get(f"{class_of(p)} {p.weight_type}", 0) > 0 for p in parts)
 
     def predict(self, keys: Sequence[OpKey]) -> Estimate:
         """The kernels one after another, and what a run and cold weights cost besides."""
@@ -282,7 +282,7 @@ def learn_core(
     learnt = learn(work, times, model.base, model.belief, alike)
     report = compare(learnt.left_out, times)
     classes = Counter(
-        f"{class_of(part)} {part.precision}"
+        f"{class_of(part)} {part.weight_type}"
         for unit in units
         for key in unit.keys
         for part in key.parts or (key,)

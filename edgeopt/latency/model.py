@@ -18,7 +18,6 @@ from edgeopt.core.errors import InputError
 from edgeopt.core.estimates import Estimate, Source
 from edgeopt.core.files import digest
 from edgeopt.core.kernels import OpKey
-from edgeopt.core.network import DTYPE_BYTES
 from edgeopt.latency.analytic import CLASS_OF
 from edgeopt.latency.classes import Z90, ClassModel, fit_class
 from edgeopt.latency.fit import Matrix, fit_costs
@@ -32,6 +31,10 @@ BLOCK_GAIN = 0.6
 
 #: What splitting networks finds of a kernel that was not measured by itself is this uncertain.
 SPLIT = 0.25
+
+#: What is known of packed weights from int8 ones: benchmarks/lowbit_kernels.py finds kernels of
+#: four and two bits to take 0.5 to 1.5 times as long.
+UNPACKED = 0.4
 
 #: The interval of a sum that was never checked against whole networks.
 UNCHECKED = (0.8, 1.5)
@@ -226,9 +229,12 @@ class TableModel:
             if key.parts:
                 self._cache[key] = self._by_parts(key)
                 continue
-            groups.setdefault((CLASS_OF[key.op], key.precision), []).append(key)
+            groups.setdefault((CLASS_OF[key.op], key.weight_type), []).append(key)
         for group, members in groups.items():
             if self.beyond is not None and self._members(group, self._times()) is None:
+                if group[1] not in ("f32", "i8"):
+                    self._cache.update((key, self._by_whole(key)) for key in members)
+                    continue
                 for key, found in zip(members, self.beyond(members), strict=True):
                     self._cache[key] = replace(
                         found, value=found.value * scale, low=found.low * scale,
@@ -255,6 +261,22 @@ class TableModel:
         how = "estimated from the kernels that it joins"
         return Estimate(value, low, high, Source.ESTIMATED, 0.0, how)
 
+    def _by_whole(self, key: OpKey) -> Estimate:
+        """Packed weights nobody measured: their kernel with int8 ones, by what unpacking changes.
+
+        What the processor's model says of the ratio is trusted less than the int8 kernel's time.
+        """
+        assert self.beyond is not None
+        whole = replace(key, weight_bits=0)
+        (known,) = self.predict_each([whole])
+        packed, usual = self.beyond([key, whole])
+        ratio = packed.value / usual.value
+        value = known.value * ratio
+        low = min(known.low * ratio, value * (1 - UNPACKED))
+        high = max(known.high * ratio, value * (1 + UNPACKED))
+        how = "estimated from the same kernel with int8 weights and the processor's facts"
+        return Estimate(value, low, high, Source.ESTIMATED, 0.0, how)
+
     def _class(self, group: tuple[str, str]) -> tuple[ClassModel, bool]:
         """The model of a class, and whether all classes had to be pooled for it."""
         known = self._times()
@@ -262,7 +284,7 @@ class TableModel:
         pooled = members is None
         if members is None:
             single = [key for key in known if not key.parts]
-            group, members = ("", group[1]), [k for k in single if k.precision == group[1]]
+            group, members = ("", group[1]), [k for k in single if k.weight_type == group[1]]
             if len(members) < MIN_ENTRIES:
                 group, members = ("", ""), single
         if not members:
@@ -286,7 +308,7 @@ class TableModel:
     @staticmethod
     def _members(group: tuple[str, str], known: Iterable[OpKey]) -> list[OpKey] | None:
         """The kernels of a class; None where they are too few to learn it from."""
-        found = [k for k in known if not k.parts and (CLASS_OF[k.op], k.precision) == group]
+        found = [k for k in known if not k.parts and (CLASS_OF[k.op], k.weight_type) == group]
         return found if len(found) >= MIN_ENTRIES else None
 
     def _how(self, kernels: int, measured: int) -> str:
@@ -310,7 +332,7 @@ class TableModel:
 
 def weight_bytes(keys: Sequence[OpKey]) -> int:
     """Bytes of all kernels' weights."""
-    return sum(key.weight_count * DTYPE_BYTES[key.dtype] for key in keys)
+    return sum(key.weight_bytes for key in keys)
 
 
 def calibrate(

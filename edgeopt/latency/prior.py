@@ -49,6 +49,9 @@ CALL_CYCLES = 60.0
 FAR_BYTES_PER_CYCLE, COLD_BYTES_PER_CYCLE = 17.0, 7.0
 #: Vector instructions of an exponential in f32; int8 looks values up.
 CURVE_INSTRUCTIONS = {"f32": 20.0, "i8": 1.0}
+#: Unpacking a weight, in multiplications of int8: about one instruction a vector of weights more,
+#: where multiplying and adding one takes from one (dot products) to three.
+UNPACK_MACS = 0.5
 #: Cycles a run costs whatever the network.
 RUN_CYCLES = 100.0
 
@@ -87,6 +90,7 @@ def _factors() -> tuple[Factor, ...]:
         Factor("call", 0.3, 2.0, of(term="call")),
         Factor("run", 0.3, 2.0, of(term="run")),
         Factor("curve", 0.1, 0.8, of(term="curve")),
+        Factor("unpacking", 0.3, 0.4, of(term="unpack")),
         Factor("i8 compute", 0.2, 0.4, of(term="mac", precision="i8")),
         Factor("i8 memory", 0.1, 0.4, of(term="activation", precision="i8")),
     ]
@@ -108,6 +112,8 @@ def _factors() -> tuple[Factor, ...]:
 
 FACTORS = _factors()
 NAMES = tuple(factor.name for factor in FACTORS)
+#: Factors that came to be after the first files were written: these may lack them.
+LATER = ("unpacking",)
 #: [WIDTH, factors]: 1 where a factor touches a cost.
 LOADINGS: Matrix = np.array(
     [[float(factor.touches(*column)) for factor in FACTORS] for column in COLUMNS]
@@ -139,6 +145,7 @@ def base_costs(peaks: Peaks, threads: int = 1) -> Matrix:
             "activation": vector_cycles / vector_bytes / divided,
             "weight": 1 / vector_bytes / divided,
             "far": 1 / FAR_BYTES_PER_CYCLE,
+            "unpack": UNPACK_MACS / (peaks.macs_per_cycle["i8"] * share * divided),
             "curve": CURVE_INSTRUCTIONS[precision] / peaks.lanes / divided,
         }
         costs[index] = cycles[term] * ns

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgeopt.core.kernels import OpKey
-from edgeopt.core.network import DTYPE_BYTES
 from edgeopt.latency.analytic import CLASS_OF
 from edgeopt.latency.fit import Matrix
 from edgeopt.latency.peaks import Peaks
@@ -23,8 +22,9 @@ CLASSES = (
 )  # fmt: skip
 #: call: one call. mac: multiply-accumulates, output channels rounded up to whole vectors.
 #: activation, weight: bytes moved once. far: bytes that do not fit the core's own cache.
-#: curve: values of an activation function, in exponentials.
-TERMS = ("call", "mac", "activation", "weight", "far", "curve")
+#: curve: values of an activation function, in exponentials. unpack: packed weights that are made
+#: int8 ones, as often as they are.
+TERMS = ("call", "mac", "activation", "weight", "far", "curve", "unpack")
 #: Of a network as a whole: weights that come from memory each time, and one run.
 NETWORK_TERMS = ("cold", "run")
 
@@ -35,6 +35,9 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
 _INDEX = {column: index for index, column in enumerate(COLUMNS)}
 _COLD, _RUN = (_INDEX["network", term, ""] for term in NETWORK_TERMS)
 WIDTH = len(COLUMNS)
+
+#: Pixels that share a weight once it is in a register.
+UNPACKED_PIXELS = 4
 
 #: From one to this multiple of the last cache, a loop over weights goes from all hits to all
 #: misses: a cache that replaces the least recently used line keeps nothing of a longer loop.
@@ -50,7 +53,7 @@ def class_of(key: OpKey) -> str:
 
 def weight_bytes(key: OpKey) -> int:
     """Bytes of a kernel's weights."""
-    return sum(p.weight_count * DTYPE_BYTES[p.dtype] for p in key.parts or (key,))
+    return key.weight_bytes
 
 
 def work_of(key: OpKey, peaks: Peaks) -> Matrix:
@@ -69,8 +72,17 @@ def work_of(key: OpKey, peaks: Peaks) -> Matrix:
             weights,
             max(0, far),
             math.prod(part.out_shape) * _curve(part),
+            _unpacked(part) * whole / channels,
         )
     return row
+
+
+def _unpacked(key: OpKey) -> float:
+    """Weights that are unpacked, each once for a tile of pixels."""
+    if not key.weight_bits:
+        return 0.0
+    pixels = math.prod(key.out_shape[:-1])
+    return key.macs / min(UNPACKED_PIXELS, pixels)
 
 
 def _curve(key: OpKey) -> float:

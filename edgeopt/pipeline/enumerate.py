@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InputError
 from edgeopt.core.kernels import Kernel, KernelGraph, OpKey
+from edgeopt.core.lowbits import PACKED_BITS
 from edgeopt.core.space import SearchSpace, SubnetConfig
 from edgeopt.core.target import TargetSpec
 
 #: Sampling ends after so many subnets in a row that brought no kernel that was not known.
 PATIENCE = 200
 MAX_SAMPLES = 20_000
+#: int8 networks whose weights have fewer bits wherever a plan of their space may say so.
+PACKED = {f"w{bits}": bits for bits in PACKED_BITS}
 
 
 def subnets(space: SearchSpace, count: int, seed: int) -> list[SubnetConfig]:
@@ -31,13 +36,34 @@ def subnets(space: SearchSpace, count: int, seed: int) -> list[SubnetConfig]:
 def lowered(
     space: SearchSpace, config: SubnetConfig, precision: str, target: TargetSpec | None = None
 ) -> KernelGraph:
-    """A subnet's kernels in one precision; with a target, blocks as they are fused for it."""
+    """A subnet's kernels in one precision; with a target, blocks as they are fused for it.
+
+    In ``w4`` and ``w2`` all layers that a plan may give fewer bits have so many, where the target
+    has a kernel for them (`edgeopt.codegen.lowbits`).
+    """
     from edgeopt.codegen.blocks import fused
     from edgeopt.codegen.lower import lower_shapes
+    from edgeopt.ofa import plans
     from edgeopt.ofa.describe import describe
 
-    graph = lower_shapes(describe(space, config), precision, target)
+    network = describe(space, config)
+    if precision in PACKED:
+        bits = plans.layer_bits(space, config, plans.uniform(space, PACKED[precision]))
+        ops = tuple(
+            replace(op, attrs={**op.attrs, "weight_bits": bits[op.name]}) if op.name in bits else op
+            for op in network.ops
+        )
+        network, precision = replace(network, ops=ops), "i8"
+    graph = lower_shapes(network, precision, target)
     return graph if target is None else fused(graph, target)
+
+
+def available(device: DeviceProfile) -> tuple[str, ...]:
+    """Precisions whose kernels a device has: ``f32``, ``i8``, and of packed weights."""
+    from edgeopt.codegen import lowbits
+
+    few = lowbits.widths("pointwise", device.target) if "i8" in device.precisions else ()
+    return (*device.precisions, *(f"w{bits}" for bits in sorted(few, reverse=True)))
 
 
 def kernels_of_space(

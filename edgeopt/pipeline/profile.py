@@ -61,7 +61,7 @@ class ProfileRequest:
         runtime: ``edgeopt`` (its own kernels) or ``onnxruntime``.
         replay: a recorded table that stands for the device.
         reach: how to get to the board.
-        precisions: ``f32``, ``i8``.
+        precisions: ``f32``, ``i8``, and ``w4``, ``w2``: int8 with packed weights.
         out: the table's file; the user's table folder by default.
         resume: continue a measurement that was cut off.
         force: measure again what the table already has.
@@ -150,12 +150,14 @@ def parse_meters(text: str) -> tuple[str, ...]:
 
 
 def parse_precisions(text: str) -> tuple[str, ...]:
-    """``auto``, ``fp32`` or ``int8`` as the precisions of kernels.
+    """``auto``, ``fp32``, ``int8`` or ``mixed`` as the precisions of kernels.
 
     Raises:
         InputError: anything else.
     """
-    known = {"auto": ("f32", "i8"), "fp32": ("f32",), "int8": ("i8",)}
+    known = {
+        "auto": ("f32", "i8"), "fp32": ("f32",), "int8": ("i8",), "mixed": ("i8", "w4", "w2"),
+    }  # fmt: skip
     if text not in known:
         raise InputError(
             f"unknown precision {text!r}", where="--precision",
@@ -341,10 +343,15 @@ def _keys(
 ) -> dict[OpKey, Kernel | None]:
     """What is measured; with the kernel where its code depends on more than its key."""
     for precision in request.precisions:
-        if precision not in device.precisions:
+        if precision not in kernels.available(device):
             raise InputError(
                 f"device {device.name} has no {precision} kernels", where="--precision",
-                hint=f"it has: {', '.join(device.precisions)}",
+                hint=f"it has: {', '.join(kernels.available(device))}",
+            )  # fmt: skip
+        if precision in kernels.PACKED and request.runtime != RUNTIMES[0]:
+            raise InputError(
+                f"{request.runtime} has no kernels of packed weights", where="--precision",
+                hint="measure edgeopt's own with --meter tvm",
             )  # fmt: skip
     found: dict[OpKey, Kernel | None] = {}
     if space is not None:

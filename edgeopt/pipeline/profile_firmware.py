@@ -104,11 +104,11 @@ def profile_firmware(
 
 
 def _keys(request: ProfileRequest, device: DeviceProfile) -> tuple[OpKey, ...]:
-    precisions = tuple(p for p in request.precisions if p in device.precisions)
+    precisions = tuple(p for p in request.precisions if p in kernels.available(device))
     if not precisions:
         raise InputError(
             f"device {device.name} has no {request.precisions[0]} kernels", where="--precision",
-            hint=f"it has: {', '.join(device.precisions)}",
+            hint=f"it has: {', '.join(kernels.available(device))}",
         )  # fmt: skip
     found: dict[OpKey, None] = {}
     if request.space:

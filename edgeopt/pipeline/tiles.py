@@ -17,7 +17,6 @@ from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import BoardError, InputError
 from edgeopt.core.files import read_bytes, write_atomic
 from edgeopt.core.kernels import OpKey
-from edgeopt.core.network import DTYPE_BYTES
 from edgeopt.core.target import TargetSpec
 
 #: A tiling replaces the model's own when it is faster by this share: less is noise.
@@ -103,7 +102,7 @@ def _groups(candidates: Candidates) -> list[list[OpKey]]:
     groups: list[list[OpKey]] = []
     used = MAX_BYTES + 1
     for key, choices in candidates.items():
-        data = key.activation_bytes + key.weight_count * DTYPE_BYTES[key.dtype]
+        data = key.activation_bytes + key.weight_bytes
         if used + len(choices) * data > MAX_BYTES:
             groups.append([])
             used = 0
