@@ -32,8 +32,9 @@ BLOCK_GAIN = 0.6
 #: What splitting networks finds of a kernel that was not measured by itself is this uncertain.
 SPLIT = 0.25
 
-#: What is known of packed weights from int8 ones: benchmarks/lowbit_kernels.py finds kernels of
-#: four and two bits to take 0.5 to 1.5 times as long.
+#: How far off packed weights may be, told from int8 ones: with the sums in one form they take 0.9
+#: to 1.2 times as long on x86-64, and 0.9 to 1.8 times the instructions on 64-bit Arm (sections
+#: `lowbit_kernels` and `lowbit_aarch64` of benchmarks/RESULTS.md).
 UNPACKED = 0.4
 
 #: The interval of a sum that was never checked against whole networks.

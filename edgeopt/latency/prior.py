@@ -50,7 +50,9 @@ FAR_BYTES_PER_CYCLE, COLD_BYTES_PER_CYCLE = 17.0, 7.0
 #: Vector instructions of an exponential in f32; int8 looks values up.
 CURVE_INSTRUCTIONS = {"f32": 20.0, "i8": 1.0}
 #: Unpacking a weight, in multiplications of int8: about one instruction a vector of weights more,
-#: where multiplying and adding one takes from one (dot products) to three.
+#: where multiplying and adding one takes from one (dot products) to three. Section
+#: `lowbit_aarch64` of benchmarks/RESULTS.md: 1.7 times the instructions at one pixel with dot
+#: products, 1.0 without.
 UNPACK_MACS = 0.5
 #: Cycles a run costs whatever the network.
 RUN_CYCLES = 100.0
