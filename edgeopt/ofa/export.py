@@ -35,7 +35,7 @@ def fold(conv: nn.Conv2d, bn: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | N
 def to_network(static: StaticNet, name: str = "subnet") -> Network:
     """The network with its weights: float32, batch norm folded, batch of 1."""
     network = describe_layout(static.layout, name)
-    modules = _modules(static)
+    modules = weight_modules(static)
     ops = tuple(
         replace(op, constants=_constants(modules[op.name])) if op.name in modules else op
         for op in network.ops
@@ -78,12 +78,12 @@ def metadata(space: SearchSpace | None, config: SubnetConfig | None) -> dict[str
     return values
 
 
-_Pair = tuple[nn.Module, nn.BatchNorm2d | None]
+Pair = tuple[nn.Module, nn.BatchNorm2d | None]
 
 
-def _modules(static: StaticNet) -> Mapping[str, _Pair]:
+def weight_modules(static: StaticNet) -> Mapping[str, Pair]:
     """Modules with weights by the operator name that `describe` gives them."""
-    found: dict[str, _Pair] = {"stem.conv": _pair(static.first_conv)}
+    found: dict[str, Pair] = {"stem.conv": _pair(static.first_conv)}
     for index, block in enumerate(static.layout.blocks):
         name, path = f"block{block.index}", f"blocks.{index}.conv"
         parts = dict(static.get_submodule(path).named_children())
@@ -104,14 +104,14 @@ def _modules(static: StaticNet) -> Mapping[str, _Pair]:
     return found
 
 
-def _pair(layer: nn.Module) -> _Pair:
+def _pair(layer: nn.Module) -> Pair:
     parts = dict(layer.named_children())
     bn = parts.get("bn")
     assert bn is None or isinstance(bn, nn.BatchNorm2d)
     return parts["conv"], bn
 
 
-def _constants(pair: _Pair) -> dict[str, Array]:
+def _constants(pair: Pair) -> dict[str, Array]:
     module, bn = pair
     if isinstance(module, nn.Linear):
         weight, bias = module.weight.detach(), module.bias.detach()

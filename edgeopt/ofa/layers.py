@@ -8,6 +8,7 @@ once-for-all authors' code, so that their checkpoints load by name.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,21 @@ from edgeopt.core.space import make_divisible
 from edgeopt.ofa.native import activate, depthwise, norm_act
 
 BN_EPSILON = 1e-5
+
+#: What a layer computes with instead of its active weight, e.g. the weight rounded to some bits.
+WeightTransform = Callable[[Tensor], Tensor]
+
+
+def set_transform(layer: nn.Module, transform: WeightTransform | None) -> None:
+    """Let a convolution or linear layer of a supernet compute with ``transform(weight)``."""
+    # not an attribute of the module: a transform may be one, and would join its parameters
+    layer.__dict__["weight_transform"] = transform
+
+
+def transformed(layer: nn.Module, weight: Tensor) -> Tensor:
+    """The active weight as the layer's transform, if any, wants it."""
+    transform: WeightTransform | None = layer.__dict__.get("weight_transform")
+    return weight if transform is None else transform(weight)
 
 
 class ElasticConv(nn.Module):
@@ -32,7 +48,8 @@ class ElasticConv(nn.Module):
 
     def forward(self, x: Tensor, out_channels: int) -> Tensor:
         """[N,I,H,W] -> [N,out_channels,H,W]."""
-        return F.conv2d(x, self.weight(x.shape[1], out_channels))
+        weight = transformed(self.conv, self.weight(x.shape[1], out_channels))
+        return F.conv2d(x, weight)
 
 
 class ElasticDepthwise(nn.Module):
@@ -67,7 +84,8 @@ class ElasticDepthwise(nn.Module):
 
     def forward(self, x: Tensor, kernel: int) -> Tensor:
         """[N,C,H,W] -> [N,C,ceil(H/stride),ceil(W/stride)]."""
-        return depthwise(x, self.weight(x.shape[1], kernel), self.stride)
+        weight = transformed(self.conv, self.weight(x.shape[1], kernel))
+        return depthwise(x, weight, self.stride)
 
 
 class ElasticBatchNorm(nn.Module):
@@ -123,9 +141,11 @@ class ElasticSE(nn.Module):
         y = x.mean((2, 3), keepdim=True)
         reduce, expand = self.fc.reduce, self.fc.expand
         assert reduce.bias is not None and expand.bias is not None
-        y = F.conv2d(y, reduce.weight[:mid, :channels], reduce.bias[:mid])
+        down = transformed(reduce, reduce.weight[:mid, :channels])
+        up = transformed(expand, expand.weight[:channels, :mid])
+        y = F.conv2d(y, down, reduce.bias[:mid])
         y = F.relu(y, inplace=True)
-        y = F.conv2d(y, expand.weight[:channels, :mid], expand.bias[:channels])
+        y = F.conv2d(y, up, expand.bias[:channels])
         return x * F.hardsigmoid(y)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeopt.core.space import Block, SearchSpace, SubnetConfig
@@ -13,6 +14,7 @@ from edgeopt.ofa.layers import (
     ElasticSE,
     StaticBatchNorm,
     kaiming_fan_out,
+    transformed,
 )
 from edgeopt.ofa.native import activate
 
@@ -30,7 +32,9 @@ class ConvBN(nn.Module):
 
     def forward(self, x: Tensor, activation: str = "") -> Tensor:
         """Convolve, normalize if there is a normalization, activate."""
-        y: Tensor = self.conv(x)
+        conv = self.conv
+        weight = transformed(conv, conv.weight)
+        y = F.conv2d(x, weight, None, conv.stride, conv.padding, 1, conv.groups)  # type: ignore[arg-type]
         if not hasattr(self, "bn"):
             return activate(y, activation)
         normalized: Tensor = self.bn(y, activation)
@@ -123,8 +127,7 @@ class _Classifier(nn.Module):
         self.linear = nn.Linear(i, o)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.linear(x)
-        return y
+        return F.linear(x, transformed(self.linear, self.linear.weight), self.linear.bias)
 
 
 class Supernet(nn.Module):
@@ -179,3 +182,25 @@ class Supernet(nn.Module):
                 inner = weight[:, :, edge : edge + small, edge : edge + small].clone()
                 weight.zero_()
                 weight[:, :, edge : edge + small, edge : edge + small] = inner
+
+    def weight_layers(self) -> dict[str, nn.Conv2d | nn.Linear]:
+        """Layers that hold weights, by the operator name that `describe` gives them."""
+        found: dict[str, nn.Conv2d | nn.Linear] = {"stem.conv": self.first_conv.conv}
+        for block in self.space.layout(self.largest).blocks:
+            name, convs = f"block{block.index}", self.blocks[block.index].conv
+            if isinstance(convs, StaticConvs):
+                found[f"{name}.depth.conv"] = convs.depth_conv.conv
+                found[f"{name}.project.conv"] = convs.point_linear.conv
+                continue
+            assert isinstance(convs, ElasticConvs)
+            found[f"{name}.expand.conv"] = convs.inverted_bottleneck.conv.conv
+            found[f"{name}.depth.conv"] = convs.depth_conv.conv.conv
+            if block.se_channels:
+                fc = convs.depth_conv.se.fc
+                found[f"{name}.se.reduce.conv"] = fc.reduce
+                found[f"{name}.se.expand.conv"] = fc.expand
+            found[f"{name}.project.conv"] = convs.point_linear.conv.conv
+        found["head.expand.conv"] = self.final_expand_layer.conv
+        found["head.mix.conv"] = self.feature_mix_layer.conv
+        found["head.classifier"] = self.classifier.linear
+        return found
