@@ -1,60 +1,77 @@
-"""A supernet whose weights come in every width: the elastic layers and their quantizers together."""
+"""A supernet whose weights come in every width: elastic layers and their quantizers together."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgeopt.core.space import SearchSpace, SubnetConfig
+from edgeopt.core.space import SubnetConfig
+from edgeopt.ofa import plans
 from edgeopt.ofa.bn import recalibrate_bn
 from edgeopt.ofa.export import weight_modules
 from edgeopt.ofa.extract import StaticNet, extract
 from edgeopt.ofa.layers import set_transform
+from edgeopt.ofa.plans import BlockPlan
 from edgeopt.ofa.supernet import Supernet
-from edgeopt.quant.elastic import ElasticQuantizer, round_max
+from edgeopt.quant.elastic import ElasticQuantizer, integers_max, round_max
+from edgeopt.quant.weights import StoredWeights
 
-#: Bits of every group of layers; see `groups`. Groups that are not named have eight.
-Bits = Mapping[str, int]
+#: Integers (as floats) [O, ...] and scales [O] of a layer.
+Integers = tuple[Tensor, Tensor]
 
 
-def group(layer: str) -> str:
-    """Layers of one group have the same bits; empty for layers that always have eight.
+@dataclass(frozen=True, slots=True, eq=False)
+class ElasticSubnet:
+    """A subnet on its own.
 
-    An elastic block is one group (its depthwise layer apart), so is each layer of the head. The
-    stem, the static first block and depthwise layers hold few weights and lose much.
+    Attributes:
+        net: computes with the real values of its quantized weights, batch norms apart.
+        integers: by layer; empty for a subnet in fp32.
+        bits: of the layers that do not have eight.
     """
-    if layer == "stem.conv" or layer.startswith("block0.") or layer.endswith(".depth.conv"):
-        return ""
-    return layer if layer.startswith("head.") else layer.partition(".")[0]
 
+    net: StaticNet
+    integers: Mapping[str, Integers] = field(default_factory=dict)
+    bits: Mapping[str, int] = field(default_factory=dict)
 
-def groups(space: SearchSpace) -> tuple[str, ...]:
-    """All groups of a space, in the order of execution."""
-    blocks = [f"block{index + 1}" for index in range(space.block_count)]
-    return (*blocks, "head.expand.conv", "head.mix.conv", "head.classifier")
+    @torch.no_grad()
+    def stored(self) -> dict[str, StoredWeights]:
+        """The integers of every layer, batch norm folded into their scales and biases.
+
+        A batch norm's factor may be negative, and with it the scale: the integers stay as they are.
+        """
+        modules = weight_modules(self.net)
+        return {
+            name: _stored(*modules[name], whole, scale, self.bits.get(name, 8))
+            for name, (whole, scale) in self.integers.items()
+        }
 
 
 class ElasticNet(nn.Module):
-    """A supernet and a quantizer for each of its layers; trains as one module."""
+    """A supernet and a quantizer for each of its layers; trains as one module.
+
+    Depthwise layers have no quantizer: their eight bits follow the largest magnitude, since each
+    kernel size computes weights of its own.
+    """
 
     def __init__(self, net: Supernet) -> None:
         super().__init__()
         self.net = net
-        layers = net.weight_layers()
-        self.groups = {name: group(name) for name in layers}
         self.quantizers = nn.ModuleDict(
             {
                 _key(name): ElasticQuantizer(layer.weight.shape[0])
-                for name, layer in layers.items()
+                for name, layer in net.weight_layers().items()
                 if not name.endswith(".depth.conv")
             }
         )
 
     def fit(self) -> None:
-        """Fit all quantizers to the weights as they are."""
+        """Fit all quantizers to the weights as they are; all that weights need without training."""
         for name, layer in self.net.weight_layers().items():
             if _key(name) in self.quantizers:
                 self.quantizer(name).fit(layer.weight.detach())
@@ -65,47 +82,70 @@ class ElasticNet(nn.Module):
         assert isinstance(found, ElasticQuantizer)
         return found
 
-    def forward(self, x: Tensor, config: SubnetConfig, bits: Bits | None) -> Tensor:
-        """Images to logits through a subnet of quantized weights; of float ones without ``bits``."""
-        self.use(bits)
+    def forward(self, x: Tensor, config: SubnetConfig, plan: BlockPlan | None) -> Tensor:
+        """Images to logits through a subnet of quantized weights; of float ones without a plan."""
+        self.use(plan)
         y: Tensor = self.net(x, config)
         return y
 
-    def use(self, bits: Bits | None) -> None:
+    def use(self, plan: BlockPlan | None) -> None:
         """Let the supernet compute with weights of these widths, or with its float ones."""
+        space = self.net.space
+        bits = {} if plan is None else plans.layer_bits(space, space.max_config(), plan)
         for name, layer in self.net.weight_layers().items():
-            if bits is None:
+            if plan is None:
                 set_transform(layer, None)
             elif name.endswith(".depth.conv"):
                 set_transform(layer, round_max)
             else:
-                width = bits.get(self.groups[name], 8)
+                width = bits.get(name, 8)
                 set_transform(layer, functools.partial(self.quantizer(name), bits=width))
 
     @torch.no_grad()
-    def extract(self, config: SubnetConfig, bits: Bits | None) -> StaticNet:
-        """A subnet on its own whose weights are quantized, batch norm apart."""
+    def extract(self, config: SubnetConfig, plan: BlockPlan | None) -> ElasticSubnet:
+        """A subnet with the widths of a plan, or in fp32; its batch norms are not measured yet."""
         static = extract(self.net, config)
-        if bits is not None:
-            for name, (module, _) in weight_modules(static).items():
-                assert isinstance(module, nn.Conv2d | nn.Linear)
-                if name.endswith(".depth.conv"):
-                    module.weight.copy_(round_max(module.weight))
-                else:
-                    width = bits.get(self.groups[name], 8)
-                    module.weight.copy_(self.quantizer(name)(module.weight, width))
-        return static
+        if plan is None:
+            return ElasticSubnet(static)
+        bits = plans.layer_bits(self.net.space, config, plan)
+        integers: dict[str, Integers] = {}
+        for name, (module, _) in weight_modules(static).items():
+            assert isinstance(module, nn.Conv2d | nn.Linear)
+            weight = module.weight
+            if name.endswith(".depth.conv"):
+                found = integers_max(weight)
+            else:
+                found = self.quantizer(name).integers(weight, bits.get(name, 8))
+            integers[name] = found
+            weight.copy_(found[0] * _spread(found[1], weight))
+        return ElasticSubnet(static, integers, bits)
 
-    def prepare(self, config: SubnetConfig, bits: Bits | None, images: Tensor) -> StaticNet:
-        """The same, its statistics measured on normalized ``images``, ready to run."""
-        static: StaticNet = self.extract(config, bits).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        recalibrate_bn(static, images)
-        return static
+    def prepare(
+        self, config: SubnetConfig, plan: BlockPlan | None, images: Tensor
+    ) -> ElasticSubnet:
+        """The same, its statistics measured on normalized ``images``: ready to run or to export."""
+        subnet = self.extract(config, plan)
+        subnet.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        recalibrate_bn(subnet.net, images)
+        return subnet
 
 
-def uniform(space: SearchSpace, bits: int) -> dict[str, int]:
-    """The same bits for every group."""
-    return dict.fromkeys(groups(space), bits)
+def _stored(
+    module: nn.Module, bn: nn.BatchNorm2d | None, whole: Tensor, scale: Tensor, bits: int
+) -> StoredWeights:
+    assert isinstance(module, nn.Conv2d | nn.Linear)
+    bias = torch.zeros_like(scale) if module.bias is None else module.bias.detach()
+    if bn is not None:
+        assert bn.running_mean is not None and bn.running_var is not None
+        factor = bn.weight.detach().double() / (bn.running_var.double() + bn.eps).sqrt()
+        shift = bn.bias.detach().double() - bn.running_mean.double() * factor
+        scale, bias = (scale * factor).float(), (bias * factor + shift).float()
+    weight = np.ascontiguousarray(whole.numpy().astype(np.int8))
+    return StoredWeights(weight, scale.numpy(), bits, np.ascontiguousarray(bias.numpy()))
+
+
+def _spread(values: Tensor, like: Tensor) -> Tensor:
+    return values.view(-1, *(1,) * (like.dim() - 1))
 
 
 def _key(layer: str) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -22,13 +23,15 @@ from torch import Tensor
 from edgeopt.core.errors import InputError
 from edgeopt.core.files import digest, read_bytes
 from edgeopt.core.space import SearchSpace, SubnetConfig
+from edgeopt.ofa import plans
 from edgeopt.ofa.checkpoint import MAX_FILE_BYTES, load_weights
 from edgeopt.ofa.data import normalize
 from edgeopt.ofa.evaluate import fold_batch_norm, prepare
 from edgeopt.ofa.loop import WEIGHTS, Loop, OnEvent, accuracy, run_workers
+from edgeopt.ofa.plans import BlockPlan, uniform
 from edgeopt.ofa.schedule import at_resolution
 from edgeopt.ofa.train import decays
-from edgeopt.pipeline.elastic import ElasticNet, groups, uniform
+from edgeopt.pipeline.elastic import ElasticNet
 from edgeopt.pipeline.elastic_files import QUANTIZERS, save_elastic
 from edgeopt.quant.elastic import kurtosis
 
@@ -116,16 +119,21 @@ class QuantizeOptions:
             return space.max_config()
         return at_resolution(space.min_config() if draw < 0.4 else space.sample(rng), size)
 
-    def plans(self, space: SearchSpace, step: int) -> tuple[dict[str, int], ...]:
+    def plans(self, space: SearchSpace, step: int) -> tuple[BlockPlan, ...]:
         """The plans of a step: high, random, low."""
         rng = random.Random(f"{self.seed}/plans/{step}")
-        names = groups(space)
         high = uniform(space, 8)
         if rng.random() < 0.5:
-            high = {name: rng.choice((4, 8)) for name in names}
-        middle = {name: rng.choices((2, 3, 4, 8), (5, 5, 6, 4))[0] for name in names}
-        width = rng.choices((4, 3, 2), (3, 4, 3))[0]
-        return high, middle, uniform(space, width)
+            high = _drawn(space, rng, (4, 8), (1, 1))
+        middle = _drawn(space, rng, (2, 3, 4, 8), (5, 5, 6, 4))
+        return high, middle, uniform(space, rng.choices((4, 3, 2), (3, 4, 3))[0])
+
+
+def _drawn(
+    space: SearchSpace, rng: random.Random, bits: Sequence[int], odds: Sequence[float]
+) -> BlockPlan:
+    picks = [rng.choices(bits, odds)[0] for _ in uniform(space, 8).genes]
+    return BlockPlan(tuple(picks[: space.block_count]), tuple(picks[space.block_count :]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +217,8 @@ class _Worker(Loop[QuantizeOptions, QuantizeResult]):
         with torch.no_grad():
             guide = self.guide(x).softmax(1)
         first, above = math.nan, guide
-        for bits in options.plans(space, self.step):
-            logits = self.net(x, config, bits)
+        for plan in options.plans(space, self.step):
+            logits = self.net(x, config, plan)
             if math.isnan(first):
                 known = F.cross_entropy(logits, y, label_smoothing=options.label_smoothing)
                 share = options.label_weight
@@ -228,7 +236,8 @@ class _Worker(Loop[QuantizeOptions, QuantizeResult]):
 
     def _flatten_weights(self) -> None:
         layers = self.net.net.weight_layers()
-        pulled = [layer for name, layer in layers.items() if self.net.groups[name]]
+        decided = plans.layer_bits(self.space, self.space.max_config(), uniform(self.space, 8))
+        pulled = [layers[name] for name in decided]
         excess = [(kurtosis(layer.weight) - 1.8).square() for layer in pulled]
         (self.options.kurtosis * torch.stack(excess).mean()).backward()  # type: ignore[no-untyped-call]
 
@@ -280,7 +289,7 @@ class _Worker(Loop[QuantizeOptions, QuantizeResult]):
         scores: dict[str, object] = {"images": len(subset)}
         for name, config in self._extremes().items():
             for bits in (4, 2):
-                static = net.prepare(config, uniform(self.space, bits), real)
+                static = net.prepare(config, uniform(self.space, bits), real).net
                 scores[f"{name}_w{bits}"] = accuracy(fold_batch_norm(static), subset, self.space)
         return scores
 
@@ -299,7 +308,7 @@ class _Worker(Loop[QuantizeOptions, QuantizeResult]):
         found: dict[str, dict[int, float]] = {"largest": {}, "smallest": {}}
         for name, config in self._extremes().items():
             for bits in (8, 4, 3, 2):
-                static = net.prepare(config, uniform(self.space, bits), real)
+                static = net.prepare(config, uniform(self.space, bits), real).net
                 found[name][bits] = accuracy(fold_batch_norm(static), self.test_set, self.space)
         scores = {f"{n}_w{b}": v for n, values in found.items() for b, v in values.items()}
         return self._result(found["largest"], found["smallest"]), dict(scores)

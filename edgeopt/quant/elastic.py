@@ -55,12 +55,13 @@ class ElasticQuantizer(nn.Module):
     def forward(self, weight: Tensor, bits: int) -> Tensor:
         """The weight as ``bits`` can say it; same shape, leading slices are allowed."""
         count = weight.shape[0]
-        log_scale = self.log_scale[:count]
+        scale = self.log_scale[:count].exp()
+        y: Tensor
         if bits == 8:
-            y: Tensor = _Round8.apply(weight, log_scale)  # type: ignore[no-untyped-call]
-            return y
-        log_step = self.get_parameter(f"log_step{bits}")[:count]
-        y = _RoundLow.apply(weight, log_scale, log_step, largest(bits))  # type: ignore[no-untyped-call]
+            y = _Round8.apply(weight, scale)  # type: ignore[no-untyped-call]
+        else:
+            step, bound = self.get_parameter(f"log_step{bits}")[:count].exp(), largest(bits)
+            y = _RoundLow.apply(weight, scale.detach(), step, bound)  # type: ignore[no-untyped-call]
         return y
 
     @torch.no_grad()
@@ -92,8 +93,15 @@ def max_scale(weight: Tensor) -> Tensor:
 
 def round_max(weight: Tensor) -> Tensor:
     """The weight in eight bits of a scale that follows its largest magnitude; trainable."""
-    y: Tensor = _Round8.apply(weight, max_scale(weight).log())  # type: ignore[no-untyped-call]
+    y: Tensor = _Round8.apply(weight, max_scale(weight))  # type: ignore[no-untyped-call]
     return y
+
+
+@torch.no_grad()
+def integers_max(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Integers (as floats) and scales [O] of `round_max`."""
+    scale = max_scale(weight)
+    return (weight / _spread(scale, weight)).round_().clamp_(-127, 127), scale
 
 
 def kurtosis(weight: Tensor) -> Tensor:
@@ -123,40 +131,35 @@ def _spread(values: Tensor, like: Tensor) -> Tensor:
 
 class _Round8(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, log_scale: Tensor) -> Tensor:
-        scale = _spread(log_scale.exp(), weight)
-        divided = weight / scale
+    def forward(ctx: Any, weight: Tensor, scale: Tensor) -> Tensor:
+        wide = _spread(scale, weight)
+        divided = weight / wide
         whole = divided.round().clamp_(-127, 127)
-        ctx.save_for_backward(divided, whole, scale)
-        return whole * scale
+        ctx.save_for_backward(divided, whole)
+        return whole * wide
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        divided, whole, scale = ctx.saved_tensors
+        divided, whole = ctx.saved_tensors
         inside = divided.abs() <= 127.5
         error = torch.where(inside, whole - divided, whole)
-        by_scale = (grads[0] * error * scale).flatten(1).sum(1)
-        return grads[0] * inside, by_scale
+        return grads[0] * inside, (grads[0] * error).flatten(1).sum(1)
 
 
 class _RoundLow(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, weight: Tensor, log_scale: Tensor, log_step: Tensor, bound: int
-    ) -> Tensor:
-        scale, step = _spread(log_scale.exp(), weight), _spread(log_step.exp(), weight)
-        stored = (weight / scale).round_().clamp_(-127, 127)
-        divided = stored.div_(step)
+    def forward(ctx: Any, weight: Tensor, scale: Tensor, step: Tensor, bound: int) -> Tensor:
+        stored = (weight / _spread(scale, weight)).round_().clamp_(-127, 127)
+        divided = stored.div_(_spread(step, weight))
         whole = divided.round().clamp_(-bound, bound)
-        scale = step * scale
         ctx.save_for_backward(divided, whole, scale)
         ctx.bound = bound
-        return whole * scale
+        return whole * _spread(step * scale, weight)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor, None]:
         divided, whole, scale = ctx.saved_tensors
         inside = divided.abs() <= ctx.bound + 0.5
         error = torch.where(inside, whole - divided, whole)
-        by_step = (grads[0] * error * scale).flatten(1).sum(1)
+        by_step = (grads[0] * error).flatten(1).sum(1) * scale
         return grads[0] * inside, None, by_step, None

@@ -27,7 +27,7 @@ FILES = {
     "evaluations.csv": 16 << 20,
 }
 CARD = "card.json"
-_REINSTALL = "reinstall the package, or build the entry again"
+REINSTALL = "reinstall the package, or build the entry again"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,7 +84,7 @@ def load_folder(folder: Path) -> ZooEntry:
     try:
         card = msgspec.json.decode(text, type=Card)
     except msgspec.DecodeError as error:
-        raise InputError(f"not a model card: {error}", where=where, hint=_REINSTALL) from error
+        raise InputError(f"not a model card: {error}", where=where, hint=REINSTALL) from error
     if card.schema != SCHEMA:
         raise InputError(f"schema {card.schema} is not supported, only {SCHEMA}", where=where)
     if card.name != folder.name:
@@ -92,38 +92,41 @@ def load_folder(folder: Path) -> ZooEntry:
     if set(card.digests) != set(FILES):
         odd = ", ".join(sorted(set(card.digests) ^ set(FILES)))
         raise InputError(f"digests do not cover the entry's files: {odd}", where=where)
-    data = {name: _checked(folder / name, card.digests[name]) for name in FILES}
-    space = parse_space(_text(data["space.toml"], folder), str(folder / "space.toml"))
+    data = {name: checked(folder / name, card.digests[name], FILES[name]) for name in FILES}
+    space = parse_space(text_of(data["space.toml"], folder), str(folder / "space.toml"))
     if card.space != space.name:
         raise InputError(f"space is {space.name!r}, the card says {card.space!r}", where=where)
-    calibration = _images(data["calibration.npz"], space, str(folder / "calibration.npz"))
+    calibration = images_of(data["calibration.npz"], space, str(folder / "calibration.npz"))
     return ZooEntry(
         card.name, folder, space, folder / "weights.npz", calibration, data["predictor.json"],
         card, digest(text),
     )  # fmt: skip
 
 
-def _checked(path: Path, expected: str) -> bytes:
-    data = read_bytes(path, max_bytes=FILES[path.name], noun="file of the zoo entry")
+def checked(path: Path, expected: str, max_bytes: int) -> bytes:
+    """A file of an entry whose digest its card states."""
+    data = read_bytes(path, max_bytes=max_bytes, noun="file of the zoo entry")
     if digest(data) != expected:
         raise InputError("is not the file its model card describes", where=str(path),
-                         hint=_REINSTALL)  # fmt: skip
+                         hint=REINSTALL)  # fmt: skip
     return data
 
 
-def _text(data: bytes, folder: Path) -> str:
+def text_of(data: bytes, folder: Path) -> str:
+    """The search space of an entry as text."""
     try:
         return data.decode()
     except UnicodeDecodeError as error:
         raise InputError("not UTF-8", where=str(folder / "space.toml")) from error
 
 
-def _images(data: bytes, space: SearchSpace, where: str) -> U8:
+def images_of(data: bytes, space: SearchSpace, where: str) -> U8:
+    """Calibration images [N,H,W,C] of an entry."""
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             images = np.asarray(archive["images"])
     except Exception as error:  # zip, zlib and numpy raise many kinds
-        raise InputError(f"not readable: {error}", where=where, hint=_REINSTALL) from error
+        raise InputError(f"not readable: {error}", where=where, hint=REINSTALL) from error
     edge = max(space.resolutions)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (
         edge, edge, space.in_channels,
@@ -131,6 +134,6 @@ def _images(data: bytes, space: SearchSpace, where: str) -> U8:
         raise InputError(
             f"images are {images.dtype} {list(images.shape)}, "
             f"not uint8 [N, {edge}, {edge}, {space.in_channels}]",
-            where=where, hint=_REINSTALL,
+            where=where, hint=REINSTALL,
         )  # fmt: skip
     return images

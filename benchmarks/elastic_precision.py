@@ -1,0 +1,134 @@
+"""One elastic supernet against the same subnets quantized alone, and the zoo entry's card.
+
+    EDGEOPT_DATA=... python benchmarks/elastic_precision.py [--steps 150] [--work FOLDER]
+
+Every run starts from the fp32 zoo weights, takes the same number of steps of the same batches at
+the same learning rates, with the plans and guides of `edgeopt train --quantize`. The elastic run
+spreads its steps over all subnets (largest and smallest each get a fifth); an alone run gives all
+of them to one subnet. Accuracies: uniform bits, quantized weights and float activations, batch
+norms measured on 2,000 training images, all test images. A run is resumed from --work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from edgeopt import zoo
+from edgeopt.core.space import SubnetConfig
+from edgeopt.ofa.data import load_images, normalize
+from edgeopt.ofa.evaluate import count_right, fold_batch_norm
+from edgeopt.ofa.plans import uniform
+from edgeopt.pipeline.elastic_files import load_elastic
+from edgeopt.pipeline.elastic_train import QuantizeOptions, quantize_supernet
+from edgeopt.zoo import elastic
+
+WIDTHS = (8, 4, 3, 2)
+#: Points that a width may lose against fp32, mixed plans of 3 to 4 bits among them.
+GOALS = {"w8": 0.5, "w4": 1.5, "mixed 4": 1.0, "mixed 3.5": 1.0}
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What all runs have in common."""
+
+    base: zoo.ZooEntry
+    data: Path
+    work: Path
+    options: QuantizeOptions
+
+    def scores(self, label: str, only: str, configs: list[SubnetConfig]) -> list[dict[int, float]]:
+        """Per cent by bits of each subnet after a run; after fitting alone for the label fitted."""
+        space = self.base.space
+        torch.set_num_threads(1)
+        if label == "fitted":
+            net = load_elastic(space, self.base.weights, None)
+        else:
+            options = replace(self.options, only=only)
+            found = quantize_supernet(
+                space, self.base.weights, self.data, self.work / label, options,
+                lambda event: print(label, dict(event), file=sys.stderr, flush=True),
+            )  # fmt: skip
+            net = load_elastic(space, found.weights, found.quantizers)
+        size = max(space.resolutions)
+        real = normalize(load_images(self.data, "train", size).head(2000).images, space)
+        test = load_images(self.data, "test", size)
+        images = normalize(test.images, space)
+        rows: list[dict[int, float]] = []
+        for config in configs:
+            row = {}
+            for bits in WIDTHS:
+                static = fold_batch_norm(net.prepare(config, uniform(space, bits), real).net)
+                row[bits] = 100 * count_right(static, images, test.labels) / len(test)
+            rows.append(row)
+        return rows
+
+
+def alone(trial: Trial, steps: int) -> None:
+    """Print the elastic run beside runs of one subnet each."""
+    space = trial.base.space
+    configs = {"smallest": space.min_config(), "middle": space.uniform(3, 3, 2)}
+    fitted = trial.scores("fitted", "", list(configs.values()))
+    shared = trial.scores("elastic", "", list(configs.values()))
+    print(f"{steps} steps of {trial.options.batch} images each, from the weights of "
+          f"{trial.base.name}; per cent of all test images")  # fmt: skip
+    print(f"{'subnet':<10} {'run':<26}" + "".join(f"{f'w{b}':>8}" for b in WIDTHS))
+    for index, (name, config) in enumerate(configs.items()):
+        own = trial.scores(f"alone-{name}", str(config), [config])[0]
+        for title, row in (
+            ("fitted, no training", fitted[index]),
+            ("elastic, all subnets", shared[index]),
+            ("alone", own),
+        ):
+            print(f"{name:<10} {title:<26}" + "".join(f"{row[b]:8.2f}" for b in WIDTHS))
+        gaps = {bits: shared[index][bits] - own[bits] for bits in WIDTHS}
+        print(f"{name:<10} {'elastic - alone (goal >= 0)':<26}" + _gaps(gaps))
+
+
+def _gaps(gaps: Mapping[int, float]) -> str:
+    return "".join(f"{gaps[bits]:+8.2f}" for bits in WIDTHS)
+
+
+def card() -> None:
+    """Print the shipped entries' losses beside the goals."""
+    for name in elastic.names():
+        entry = elastic.load(name)
+        rows = entry.card.rows
+        subnets = len({row.subnet for row in rows})
+        print(f"{name}: {subnets} subnets, {rows[0].images} test images, integers alone; "
+              "points lost against fp32")  # fmt: skip
+        for kind in dict.fromkeys(row.kind for row in rows):
+            losses = [100 * (row.fp32 - row.accuracy) for row in rows if row.kind == kind]
+            goal = f"  goal {GOALS[kind]:g}" if kind in GOALS else ""
+            mean = statistics.fmean(losses)
+            print(f"{kind:<10} mean {mean:6.2f}  worst {max(losses):6.2f}{goal}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--work", type=Path)
+    given = parser.parse_args()
+    data = Path(os.environ.get("EDGEOPT_DATA", "")) / "cifar10" / "cifar10_jpeg.npz"
+    if not data.is_file():
+        sys.exit("set EDGEOPT_DATA to a folder that holds cifar10/cifar10_jpeg.npz")
+    options = QuantizeOptions(
+        epochs=given.steps * 128 / 50_000, workers=given.workers, evaluate_seconds=1e9
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        work = given.work or Path(folder)
+        alone(Trial(zoo.load("cifar_mbv3"), data, work, options), given.steps)
+    card()
+
+
+if __name__ == "__main__":
+    main()
