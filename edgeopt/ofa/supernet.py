@@ -34,7 +34,7 @@ class ConvBN(nn.Module):
         """Convolve, normalize if there is a normalization, activate."""
         conv = self.conv
         weight = transformed(conv, conv.weight)
-        y = F.conv2d(x, weight, None, conv.stride, conv.padding, 1, conv.groups)  # type: ignore[arg-type]
+        y = F.conv2d(x, weight, None, conv.stride, conv.padding, 1, conv.groups)
         if not hasattr(self, "bn"):
             return activate(y, activation)
         normalized: Tensor = self.bn(y, activation)

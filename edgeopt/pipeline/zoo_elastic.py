@@ -39,13 +39,15 @@ from edgeopt.ofa.plans import BlockPlan, PlanEvaluation
 from edgeopt.pipeline.elastic import ElasticNet
 from edgeopt.pipeline.elastic_evaluate import count_exactly, evaluate_plans
 from edgeopt.pipeline.elastic_files import QUANTIZERS, load_elastic, save_elastic
-from edgeopt.pipeline.elastic_plans import mixed_plan
+from edgeopt.pipeline.elastic_plans import mixed_plans
 from edgeopt.pipeline.zoo_elastic_card import render_elastic
 from edgeopt.zoo.elastic import CARD, FILES, SCHEMA, CalibrationRow, ElasticCard, Row, load_folder
 
 U8 = npt.NDArray[np.uint8]
 Say = Callable[[str], None]
 
+#: Widths that all layers of the card's uniform plans have.
+UNIFORM = (8, 4, 3, 2)
 #: Average bits that mixed plans of the card are found for.
 TARGETS = (4.0, 3.5)
 
@@ -61,7 +63,7 @@ class ElasticOptions:
     compared: int = 6  # subnets that shipped and real images are compared on
     compared_images: int = 2000
     real_images: int = 2000
-    plan_images: int = 1000  # training images that mixed plans are chosen on
+    plan_images: int = 600  # training images that mixed plans are chosen on
     workers: int = 2
     seed: int = 0
 
@@ -224,16 +226,17 @@ class _Build:
             rows = msgspec.json.decode(kept.read_bytes(), type=list[Row])
         known = {(row.subnet, row.kind): row for row in rows}
         for config, first, second in zip(configs, before, after, strict=True):
-            for kind, plan in self._plans(config):
+            if all((str(config), kind) in known for kind in self.kinds()):
+                continue
+            for kind, plan in zip(self.kinds(), self._plans(config), strict=True):
                 if (str(config), kind) in known:
                     continue
-                chosen = plan()
-                right = count_exactly(self.net, config, chosen, self.base.calibration, test)
+                right = count_exactly(self.net, config, plan, self.base.calibration, test)
                 rows.append(
                     Row(
-                        subnet=str(config), plan=str(chosen), kind=kind,
-                        average_bits=plans.average_bits(space, config, chosen),
-                        weight_bytes=weight_bytes(space, config, chosen),
+                        subnet=str(config), plan=str(plan), kind=kind,
+                        average_bits=plans.average_bits(space, config, plan),
+                        weight_bytes=weight_bytes(space, config, plan),
                         fp32=first.accuracy, fp32_after=second.accuracy,
                         accuracy=right / len(test), images=len(test),
                     )
@@ -243,24 +246,16 @@ class _Build:
         wanted = {str(config) for config in configs}
         return tuple(row for row in rows if row.subnet in wanted)
 
-    def _plans(self, config: SubnetConfig) -> list[tuple[str, Callable[[], BlockPlan]]]:
-        def uniform(bits: int) -> BlockPlan:
-            return plans.canonical(self.space, config, plans.uniform(self.space, bits))
+    @staticmethod
+    def kinds() -> list[str]:
+        """Names of the plans of a subnet."""
+        return [f"w{bits}" for bits in UNIFORM] + [f"mixed {target:g}" for target in TARGETS]
 
-        def mixed(target: float) -> BlockPlan:
-            held = ImageSet(self.train.images[-self.options.plan_images :],
-                            self.train.labels[-self.options.plan_images :])  # fmt: skip
-            return mixed_plan(self.net, config, self.base.calibration, held, target)
-
-        found: list[tuple[str, Callable[[], BlockPlan]]] = [
-            (f"w{bits}", lambda bits=bits: uniform(bits))
-            for bits in (8, 4, 3, 2)  # type: ignore[misc]
-        ]
-        found += [
-            (f"mixed {target:g}", lambda target=target: mixed(target))  # type: ignore[misc]
-            for target in TARGETS
-        ]
-        return found
+    def _plans(self, config: SubnetConfig) -> list[BlockPlan]:
+        space, count = self.space, self.options.plan_images
+        held = ImageSet(self.train.images[-count:], self.train.labels[-count:])
+        uniform = [plans.canonical(space, config, plans.uniform(space, b)) for b in UNIFORM]
+        return uniform + mixed_plans(self.net, config, self.base.calibration, held, TARGETS)
 
     def compare(self) -> tuple[CalibrationRow, ...]:
         """Shipped against real calibration images."""
