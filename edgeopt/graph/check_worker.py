@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -22,6 +23,8 @@ def main() -> int:
         limit = request["memory_bytes"]
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        seconds = math.ceil(request["cpu_s"])
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
     from edgeopt.core.errors import InputError
     from edgeopt.graph import check
 

@@ -6,6 +6,7 @@ A parser or an inference that crashes, loops or eats memory takes only the child
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Address space of the child beyond what the model itself needs.
 _MEMORY_BYTES = 4 << 30
+#: The child's limit is one of processor time; a busy machine may take so many times as long.
+_PATIENCE = 10
 
 
 def checked_isolated(
@@ -57,20 +60,20 @@ def _call(
     import onnx
 
     header = {
-        "task": task, "path": sys.path, "memory_bytes": _MEMORY_BYTES + 16 * len(data), **request,
+        "task": task, "path": sys.path, "memory_bytes": _MEMORY_BYTES + 16 * len(data),
+        "cpu_s": timeout_s, **request,
     }  # fmt: skip
     message = json.dumps(header).encode() + b"\n" + data
     worker = Path(__file__).with_name("check_worker.py")
     try:
         done = subprocess.run(
             [sys.executable, "-P", str(worker)], input=message, capture_output=True,
-            timeout=timeout_s, check=False,
+            timeout=_PATIENCE * timeout_s, check=False,
         )  # fmt: skip
     except subprocess.TimeoutExpired as error:
-        raise InputError(
-            f"checking it took longer than {timeout_s:g} s",
-            hint="the file is damaged, or made to be slow to read",
-        ) from error
+        raise _too_slow(timeout_s) from error
+    if done.returncode == -signal.SIGXCPU:
+        raise _too_slow(timeout_s)
     if done.returncode == 0:
         return onnx.ModelProto.FromString(done.stdout)
     if done.returncode == 3:
@@ -82,4 +85,11 @@ def _call(
     raise InputError(
         f"reading it {cause} (status {done.returncode}{', ' + detail if detail else ''})",
         hint="the file is damaged, or made to do harm; check it with onnx.checker elsewhere",
+    )
+
+
+def _too_slow(timeout_s: float) -> InputError:
+    return InputError(
+        f"checking it took longer than {timeout_s:g} s",
+        hint="the file is damaged, or made to be slow to read",
     )

@@ -44,8 +44,8 @@ def patient() -> Iterator[None]:
     """
     quick = protocol.Protocol(spread=1.0, drift=1e9, max_settle=3, max_windows=3)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ssh, "CONNECT_S", 120.0)
-        patch.setattr(ssh, "KEEPALIVE_S", 60.0)
+        patch.setattr(ssh, "CONNECT_S", 600.0)
+        patch.setattr(ssh, "KEEPALIVE_S", 120.0)
         patch.setattr(posix, "FACTS_IDLE_S", 900.0)
         patch.setattr(session, "IDLE_S", 900.0)
         patch.setattr(protocol, "Protocol", lambda: quick)

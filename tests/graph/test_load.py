@@ -91,6 +91,19 @@ def test_a_crash_of_the_child_is_bad_input(tmp_path: Path, monkeypatch: pytest.M
         load_model(path, timeout_s=0.2)
 
 
+def test_processor_time_of_the_child_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "net.onnx"
+    onnx.save(conv_model(), path)
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "onnx.py").write_text("while True: pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))  # this process has imported it before
+    monkeypatch.setattr(isolate, "_PATIENCE", 10_000)  # no limit by the clock
+    with pytest.raises(InputError, match=r"checking it took longer than 0\.1 s"):
+        load_model(path, timeout_s=0.1)
+
+
 def test_memory_of_the_child_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolate, "_MEMORY_BYTES", 64 << 20)
     path = tmp_path / "net.onnx"
