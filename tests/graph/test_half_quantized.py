@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -195,3 +196,27 @@ def test_one_dequantization_with_an_integer_and_a_float_reader(tmp_path: Path) -
     imported = checked(finished(nodes, constants), tmp_path)
     assert kind_of(imported) == "int8"
     assert imported.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "zero", "bits"),
+    [("int4", 0, 4), ("uint4", 8, 4), ("int2", 0, 2), ("uint2", 2, 2), ("uint4", 7, 8),
+     ("int4", -3, 8), ("uint2", 0, 8)],
+)  # fmt: skip
+def test_narrow_weights_are_packed_where_they_fit_without_their_zero_point(
+    kind: str, zero: int, bits: int, tmp_path: Path
+) -> None:
+    dtype = getattr(ml_dtypes, kind)
+    width = int(kind[-1])
+    low = 0 if kind.startswith("u") else -(2 ** (width - 1))
+    values = np.random.default_rng(3).integers(low, low + 2**width, (6, 4, 1, 1))
+    values[0, :2, 0, 0] = low, low + 2**width - 1
+    scale = np.full(6, 0.1, np.float32)
+    model = layer(w=values.astype(dtype), ws=scale, wz=np.full(6, zero).astype(dtype))
+    if width == 2:
+        model.opset_import[0].version, model.ir_version = 25, 13
+    imported = checked(model, tmp_path, atol=0.051)
+    assert imported.notes == ()
+    op = next(op for op in imported.network.ops if op.kind == "conv2d")
+    np.testing.assert_array_equal(op.constants["w"][:, 0, 0], values[:, :, 0, 0] - zero)
+    assert op.attrs.get("weight_bits", 8) == bits

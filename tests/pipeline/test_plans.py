@@ -15,11 +15,14 @@ from edgeopt import devices
 from edgeopt.core.errors import InputError
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.precision import LayerPrecision, PrecisionPlan, read_plan, write_plan
+from edgeopt.graph.importer import import_model
+from edgeopt.graph.load import parse_model
 from edgeopt.graph.qdq_build import is_quantized
 from edgeopt.pipeline import plans, proof
 from edgeopt.pipeline.compile import CompileRequest, compile_network
 from edgeopt.pipeline.depfile import sources
 from edgeopt.pipeline.report import show_figure
+from edgeopt.pipeline.source import Final
 
 LAYERS = ("stem.conv", "block.depthwise.conv", "block.project.conv", "head.classifier")
 Write = Callable[[PrecisionPlan], Path]
@@ -163,6 +166,35 @@ def test_a_quantized_model_keeps_its_bits(
     error = refused(request_, model=path, plan=written(PrecisionPlan()))
     assert error.what == "the model is quantized already, and keeps the bits that it has"
     assert error.hint == "give its float form, or leave --plan out"
+
+
+def test_what_onnxruntime_cannot_run_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same integers as int8 are compared all the same."""
+    from edgeopt.quant.calibration import calibrate
+    from edgeopt.quant.export import quantize_model
+
+    model = float_net()
+    pictures = np.random.default_rng(2).standard_normal((4, 3, 12, 10)).astype(np.float32)
+    narrow = PrecisionPlan(LayerPrecision(2))
+    data = quantize_model(model, calibrate(model, pictures), plan=narrow).SerializeToString()
+    final = Final(data, "model_int8.onnx", "int8", import_model(parse_model(data)), "")
+    inputs = {"x": pictures}
+    vectors = proof.reference_vectors(final, inputs)
+    twin, written = proof.against_ort(final, inputs, vectors)
+    assert (twin.result, written.result) == ("passed", "passed")
+
+    run = proof.run_onnx_rows
+
+    def old(given: bytes, *args: object, **options: object) -> object:
+        if given == data:
+            raise InputError("onnxruntime cannot load the model: no INT2")
+        return run(given, *args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(proof, "run_onnx_rows", old)
+    twin, written = proof.against_ort(final, inputs, vectors)
+    assert twin.result == "passed"
+    assert (written.result, written.where) == ("skipped", proof.AS_WRITTEN)
+    assert written.detail == "narrow weights: onnxruntime cannot load the model: no INT2"
 
 
 @pytest.mark.parametrize("bits", [4, 2])
