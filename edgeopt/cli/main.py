@@ -16,6 +16,7 @@ from edgeopt.cli import (
     package,
     predict,
     profile,
+    quantize,
     table,
     train,
     verify,
@@ -45,6 +46,7 @@ app.command("bench")(bench.run)
 app.command("package")(package.run)
 app.command("predict")(predict.run)
 app.command("profile")(profile.run)
+app.command("quantize")(quantize.run)
 app.command("train")(train.run)
 app.add_typer(table.app, name="table")
 

@@ -201,6 +201,11 @@ def quantize_model(
                 f"there is no layer {name!r}", where="stored weights",
                 hint=suggest(name, names, noun="layer"),
             )  # fmt: skip
+    if calibration.bits:
+        raise InputError(
+            f"activations of {min(calibration.bits.values())} bits exist in simulation only",
+            where=graph.name, hint="calibrate with eight for export",
+        )  # fmt: skip
     missing = [name for name in sites.tensors if name not in calibration]
     if missing:
         raise InputError(

@@ -56,8 +56,13 @@ class Spread:
 Function = tuple[str, Mapping[str, object]]
 
 
-def quant_of(low: float, high: float) -> Quant:
-    """The int8 quantization of [low, high], widened to hold 0.
+def bounds(bits: int) -> tuple[int, int]:
+    """Smallest and largest stored activation; few bits use the lower end of int8."""
+    return I8_MIN, I8_MIN + 2**bits - 1
+
+
+def quant_of(low: float, high: float, bits: int = 8) -> Quant:
+    """The quantization of [low, high], widened to hold 0.
 
     >>> quant_of(0.0, 2.55)
     Quant(scale=0.009999999776482582, zero_point=-128)
@@ -68,10 +73,11 @@ def quant_of(low: float, high: float) -> Quant:
             f"range [{low}, {high}] is not finite",
             hint="check the calibration images and the weights for infinite values",
         )
-    scale = float(np.float32((high - low) / (I8_MAX - I8_MIN)))
+    least, most = bounds(bits)
+    scale = float(np.float32((high - low) / (most - least)))
     if scale < float(np.finfo(np.float32).tiny):  # a tensor that is always 0: any scale holds it
-        return Quant(float(np.float32(1 / 128)), 0)
-    zero_point = int(np.clip(np.rint(I8_MIN - low / scale), I8_MIN, I8_MAX))
+        return Quant(float(np.float32(1 / 128)), 0 if bits == 8 else least)
+    zero_point = int(np.clip(np.rint(least - low / scale), least, most))
     return Quant(scale, zero_point)
 
 
@@ -98,7 +104,12 @@ def check_method(method: str) -> None:
 
 
 def choose(
-    spread: Spread, method: str, *, percentile: float, reader: Function | None = None
+    spread: Spread,
+    method: str,
+    *,
+    percentile: float,
+    reader: Function | None = None,
+    bits: int = 8,
 ) -> tuple[float, float]:
     """The range (low, high) to quantize, including 0."""
     low, high = min(spread.low, 0.0), max(spread.high, 0.0)
@@ -110,7 +121,7 @@ def choose(
     if method == "percentile":
         inner = _quantiles(spread, percentile)
         return min(max(low, inner[0]), 0.0), max(min(high, inner[1]), 0.0)
-    return _least_error(spread, low, high, reader)
+    return _least_error(spread, low, high, reader, bits)
 
 
 def _live(reader: Function) -> tuple[float, float]:
@@ -137,7 +148,7 @@ def _quantiles(spread: Spread, percentile: float) -> tuple[float, float]:
 
 
 def _least_error(
-    spread: Spread, low: float, high: float, reader: Function | None
+    spread: Spread, low: float, high: float, reader: Function | None, bits: int
 ) -> tuple[float, float]:
     """Search shrunken ranges for the least expected squared error.
 
@@ -178,7 +189,7 @@ def _least_error(
         clipped_high = np.array([outside(v, x > v) for v in highs])
         below = rounding[np.searchsorted(x, lows)]
         above = rounding[np.searchsorted(x, highs, side="right")]
-        step = (highs[None, :] - lows[:, None]) / (I8_MAX - I8_MIN)
+        step = (highs[None, :] - lows[:, None]) / (2**bits - 1)
         noise = step**2 * (above[None, :] - below[:, None])
         error = clipped_low[:, None] + clipped_high[None, :] + noise
         i, j = np.unravel_index(int(np.argmin(error)), error.shape)
