@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,6 +127,16 @@ def check(
         found, wanted = run(library, key, target, given), expected(key, given, target)
         wrong = int((found != wanted).sum())
         assert not wrong, f"{key}: {wrong} of {wanted.size} differ"
+
+
+def with_packed(keys: Iterable[OpKey]) -> list[OpKey]:
+    """int8 kernels, and those of them that read packed weights, of 4 and 2 bits in turns."""
+    found: list[OpKey] = []
+    for key in keys:
+        found.append(key)
+        if key.op in ckernels.packed.OPERATORS and key.dtype == "i8":
+            found.append(replace(key, weight_bits=(4, 2)[len(found) // 2 % 2]))
+    return list(dict.fromkeys(found))
 
 
 def integer(key: OpKey) -> OpKey:

@@ -26,7 +26,7 @@ def keys_of(name: str) -> list[OpKey]:
         if key.op == "irb" or "log" in key.variant or (key.op == "activation" and key.residual):
             continue
         found.append(harness.integer(key))
-    return list(dict.fromkeys(found))
+    return harness.with_packed(found)
 
 
 @pytest.mark.parametrize("target", TARGETS.values(), ids=TARGETS)

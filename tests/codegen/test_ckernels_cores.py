@@ -25,7 +25,7 @@ def keys_of(name: str) -> list[OpKey]:
     """The int8 kernels of a class."""
     plain = (key for key in shapes.CLASSES[name] if key.op != "irb" and "log" not in key.variant)
     plain = (key for key in plain if not (key.op == "activation" and key.residual))
-    return list(dict.fromkeys(c_harness.integer(key) for key in plain))
+    return c_harness.with_packed(c_harness.integer(key) for key in plain)
 
 
 def sample(machine: Machine) -> list[OpKey]:

@@ -54,7 +54,7 @@ KEYS = i8([
 @pytest.mark.parametrize("flags", ["-O1", "-Os", "-O3 -fno-omit-frame-pointer"])
 def test_any_level_of_optimisation(m55: Machine, tmp_path: Path, flags: str) -> None:
     assert all(ckernels.select(key, m55.target).name.startswith("mve_") for key in KEYS)
-    micro.check(KEYS, m55, tmp_path, flags=flags.split())
+    micro.check(c_harness.with_packed(KEYS), m55, tmp_path, flags=flags.split())
 
 
 def test_clang_makes_the_same(
@@ -66,7 +66,8 @@ def test_clang_makes_the_same(
         (clang, f"--target={m55.target.triple}"), m55.target.arch, "",
         ("-mcpu=cortex-m55", "-mfloat-abi=hard", "-isystem", str(headers)),
     )  # fmt: skip
-    micro.check(KEYS, m55, tmp_path, flags=("-O2",), compiler=by_clang)
+    keys = c_harness.with_packed(KEYS)
+    micro.check(keys, m55, tmp_path, flags=("-O2",), compiler=by_clang)
 
 
 def test_without_optimisation_the_compiler_says_what_is_wrong(m55: Machine, tmp_path: Path) -> None:

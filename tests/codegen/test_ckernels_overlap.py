@@ -31,10 +31,9 @@ TARGETS = {"m0": harness.CORTEX_M0, "m4": harness.CORTEX_M4F}
 def promising(target: TargetSpec) -> dict[OpKey, int]:
     """Kernels that promise an order, and how near their output may come to their input."""
     found = {}
-    for key in dict.fromkeys(key for keys in shapes.CLASSES.values() for key in keys):
-        if key.op == "irb" or "log" in key.variant:
-            continue
-        whole = harness.integer(key)
+    keys = dict.fromkeys(key for keys in shapes.CLASSES.values() for key in keys)
+    plain = (key for key in keys if key.op != "irb" and "log" not in key.variant)
+    for whole in harness.with_packed(harness.integer(key) for key in plain):
         template = ckernels.find(whole, target)
         if template is not None:
             ordered = template.function(whole, target).ordered_pixels

@@ -17,14 +17,14 @@ from edgeopt.codegen.toolchain import Compiler
 sys.path.insert(0, str(Path(__file__).parents[1] / "emulated"))
 import shapes
 
-KEYS = [
+KEYS = c_harness.with_packed(
     c_harness.integer(key)
     for key in (
         shapes.pointwise((3, 3), 21, 7), shapes.conv((7, 6), (3, 8), stride=(2, 2)),
         shapes.depthwise((5, 6), 16), shapes.linear(70, 11),
         shapes.conv((6, 7), (8, 5), dilation=(2, 2)), shapes.conv((6, 6), (8, 16), groups=2),
     )
-]  # fmt: skip
+)  # fmt: skip
 
 
 @pytest.fixture(params=["m0", "rv32"])

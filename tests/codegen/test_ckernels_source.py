@@ -41,7 +41,7 @@ def odd_keys() -> list[OpKey]:
             convs.append(shapes.depthwise((9, 7), 6, (size, size), stride=(stride, stride)))
             convs.append(shapes.depthwise((4, 11), 9, (size, size), stride=(stride, stride)))
     convs.append(shapes.depthwise((6, 6), 5, (3, 5)))
-    return [harness.integer(key) for key in convs]
+    return harness.with_packed(harness.integer(key) for key in convs)
 
 
 @pytest.mark.parametrize(

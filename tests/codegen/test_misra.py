@@ -31,10 +31,9 @@ def kinds_of_kernels(board: str) -> list[OpKey]:
     """One key for every way that a template writes a kernel for a board."""
     target = devices.load(board).target
     found = {}
-    for key in dict.fromkeys(key for keys in shapes.CLASSES.values() for key in keys):
-        if key.op == "irb" or "log" in key.variant:
-            continue
-        whole = harness.integer(key)
+    keys = dict.fromkeys(key for keys in shapes.CLASSES.values() for key in keys)
+    plain = (key for key in keys if key.op != "irb" and "log" not in key.variant)
+    for whole in harness.with_packed(harness.integer(key) for key in plain):
         template = ckernels.find(whole, target)
         if template is not None:
             found.setdefault((template.sections(whole, target), type(template)), whole)

@@ -23,6 +23,7 @@ from edgeopt.codegen.ckernels import (
     moving,
     mve,
     mve_maps,
+    packed,
     pooling,
 )
 from edgeopt.codegen.ckernels.isa import applies, isa_of
@@ -49,11 +50,15 @@ RULES: tuple[Callable[[OpKey, TargetSpec], CTemplate | None], ...] = (
 #: Order of the library's sections in a source file; each needs only what stands before it.
 SECTIONS = (
     "base", "round", "float", "fixed", "placed", "accumulate",
-    "dsp", "gemm_dsp", "pointwise_dsp", "conv_dsp", "conv_dsp_aligned",
+    "dsp", "gather_dsp", "gemm_dsp", "pointwise_dsp", "conv_dsp", "conv_dsp_aligned",
+    "packed_dsp", "conv_packed", "gemm_w4", "pointwise_w4", "conv_w4",
+    "gemm_w2", "pointwise_w2", "conv_w2",
     "depthwise_dsp", "depthwise_any", "depthwise_nine", "depthwise_square",
     "depthwise_5_1", "depthwise_5_2", "depthwise_7_1", "depthwise_7_2",
     "plain_conv", "plain_rows", "plain_pointwise", "plain_patches", "plain_depthwise",
+    "plain_packed", "plain_groups_packed",
     "mve", "mve_rows", "mve_pointwise", "mve_patch", "mve_conv", "mve_depthwise",
+    "mve_packed", "mve_conv_packed",
     "mve_table", "mve_mean", "mve_maxpool", "mve_add", "mve_mul",
     "maxpool", "avgpool", "mean", "extreme",
     "add_float", "add_fixed", "mul_float", "mul_fixed", "activation", "convert", "softmax",
@@ -79,7 +84,7 @@ class CKernel:
 
 def find(key: OpKey, target: TargetSpec) -> CTemplate | None:
     """The template that implements a key on a microcontroller, or None."""
-    for rule in RULES:
+    for rule in (packed.rule,) if key.weight_bits else RULES:
         template = rule(key, target)
         if template is not None:
             return template

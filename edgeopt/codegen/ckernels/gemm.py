@@ -105,8 +105,8 @@ class Conv(Gemm):
 
     def sections(self, key: OpKey, target: TargetSpec) -> tuple[str, ...]:
         """Blocks."""
-        part = "conv_dsp_aligned" if self._aligned(key) else "conv_dsp"
-        return (*requantization(isa_of(target).fpu), "dsp", "gemm_dsp", part)
+        parts = ("conv_dsp_aligned",) if self._aligned(key) else ("gather_dsp", "conv_dsp")
+        return (*requantization(isa_of(target).fpu), "dsp", "gemm_dsp", *parts)
 
     def body(self, key: OpKey, target: TargetSpec) -> str:
         """One call."""

@@ -64,20 +64,36 @@ class _Mve(CTemplate):
         """Weights, and parameters four channels at a time."""
         values = {
             "w": self.layout(key, np.asarray(constants["w"], np.int8)),
-            "p": _blocks(folded(constants)),
+            "p": blocks_of_four(folded(constants), HEADER),
             "lut": constants.get("lut"),
         }
         consts = self.consts(key, target)
         return {const.name: flat(np.asarray(values[const.name]), const) for const in consts}
 
 
-def _blocks(params: Array) -> Array:
+def blocks_of_four(params: Array, header: int) -> Array:
     """Biases and multipliers of single channels as four biases and four multipliers each."""
-    pairs = params[HEADER:].reshape(-1, 2)
+    pairs = params[header:].reshape(-1, 2)
     padded = np.zeros((round_up(len(pairs), LANES), 2), np.int32)
     padded[: len(pairs)] = pairs
     blocks = padded.reshape(-1, LANES, 2).transpose(0, 2, 1)
-    return np.concatenate([params[:HEADER], blocks.reshape(-1)])
+    return np.concatenate([params[:header], blocks.reshape(-1)])
+
+
+def row_steps(w: Array) -> Array:
+    """Weights [outputs, inputs] as [whole fours of outputs, steps, 16].
+
+    The last step ends with the row, so it overlaps the one before: weights there are zero.
+    """
+    length = w.shape[1]
+    steps = -(-length // VECTOR)
+    rows = np.zeros((round_up(len(w), LANES), steps, VECTOR), np.int8)
+    whole = (steps - 1) * VECTOR
+    rows[: len(w), : steps - 1] = w[:, :whole].reshape(len(w), steps - 1, VECTOR)
+    last = w[:, whole:]
+    at = VECTOR - last.shape[1] if length > VECTOR else 0
+    rows[: len(w), -1, at : at + last.shape[1]] = last
+    return rows
 
 
 def _looked_up(key: OpKey) -> str:
@@ -103,21 +119,10 @@ class MveRows(_Mve):
         return round_up(key.out_shape[-1], LANES) * round_up(_length(key), VECTOR)
 
     def layout(self, key: OpKey, w: Array) -> Array:
-        """Steps of 16 for outputs 0 and 2 of each four, then for 1 and 3.
-
-        The last step ends with the row, so it overlaps the one before: weights there are zero.
-        """
-        length = _length(key)
-        steps = -(-length // VECTOR)
-        rows = np.zeros((round_up(len(w), LANES), steps, VECTOR), np.int8)
-        flat_rows = w.reshape(len(w), length)
-        whole = (steps - 1) * VECTOR
-        rows[: len(w), : steps - 1] = flat_rows[:, :whole].reshape(len(w), steps - 1, VECTOR)
-        last = flat_rows[:, whole:]
-        at = VECTOR - last.shape[1] if length > VECTOR else 0
-        rows[: len(w), -1, at : at + last.shape[1]] = last
+        """Steps of 16 for outputs 0 and 2 of each four, then for 1 and 3."""
+        rows = row_steps(w.reshape(len(w), _length(key)))
         # [block, 2 (of four: high), 2 (low), step, 16] -> [block, low, step, high, 16]
-        split = rows.reshape(-1, 2, 2, steps, VECTOR)
+        split = rows.reshape(-1, 2, 2, *rows.shape[1:])
         return np.ascontiguousarray(split.transpose(0, 2, 3, 1, 4))
 
 

@@ -1,3 +1,12 @@
+#if defined(__clang__) && defined(__ARM_ARCH_6M__)
+/* clang loses upper registers that it has to spill: what the loop below leaves in them, or finds
+ * there, is in lower ones before and behind it. */
+#define EDGEOPT_PLAIN_LOWER(a, b, c, d) \
+    __asm__ volatile("" : "+l"(a), "+l"(b), "+l"(c), "+l"(d))
+#else
+#define EDGEOPT_PLAIN_LOWER(a, b, c, d) ((void)0)
+#endif
+
 /* Products of two rows of inputs with two of weights, so that loads are shared. */
 EDGEOPT_INLINE void edgeopt_plain_block(
     int32_t length, const int8_t *first, const int8_t *second, const int8_t *upper,
@@ -9,6 +18,7 @@ EDGEOPT_INLINE void edgeopt_plain_block(
 #if defined(__ARM_ARCH_6M__) && defined(__OPTIMIZE__) && !defined(__OPTIMIZE_SIZE__)
     /* sums in the upper registers, which -Os forgoes, and one index for all rows */
     int32_t i = -length, t, u;
+    EDGEOPT_PLAIN_LOWER(a, b, c, d);
     __asm__ volatile(
         ".syntax unified\n"
         "1:\n\t"
@@ -32,6 +42,7 @@ EDGEOPT_INLINE void edgeopt_plain_block(
         : [first] "l"(first + length), [second] "l"(second + length), [upper] "l"(upper + length),
           [lower] "l"(lower + length)
         : "cc", "memory");
+    EDGEOPT_PLAIN_LOWER(a, b, c, d);
 #else
     /* pointers that compilers do not know to be related each stay in a register */
     __asm__("" : "+r"(second), "+r"(upper), "+r"(lower));
