@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from edgeopt.codegen import constants, lower_moves
 from edgeopt.codegen.fuse import Group, groups, key_shape
-from edgeopt.codegen.lowbits import supported
+from edgeopt.codegen.lowbits import holds, supported
 from edgeopt.codegen.lower_parts import (
     activation_text,
     key_axis,
@@ -65,6 +65,8 @@ def _packed(kernel: Kernel, root: Op, target: TargetSpec) -> Kernel:
     """The kernel with its weights packed, where they fit and the target has one that reads them."""
     bits = cast(int, root.attrs.get("weight_bits", 0))
     if not bits or kernel.key.dtype != "i8" or not supported(kernel.key.op, bits, target):
+        return kernel
+    if "w" in kernel.constants and not holds(kernel.constants["w"], bits, target):
         return kernel
     return replace(kernel, key=packed_key(kernel.key, bits))
 

@@ -79,8 +79,6 @@ class Packed(CTemplate):
             ValueError: a weight does not fit the key's bits.
         """
         w = np.asarray(constants["w"], np.int8).reshape(key.out_shape[-1], -1)
-        if np.abs(w.astype(np.int16)).max() > lowbits.largest(key.weight_bits):
-            raise ValueError(f"a weight of {key} does not fit {key.weight_bits} bits")
         values = {
             "w": self.layout(key, w), "p": self.parameters(constants),
             "lut": constants.get("lut"),
@@ -298,6 +296,8 @@ class _Vectors(Packed):
 
     def layout(self, key: OpKey, w: Array) -> Array:
         """See ``mve_packed.h``."""
+        if np.abs(w.astype(np.int16)).max() > lowbits.largest(key.weight_bits):
+            raise ValueError(f"a weight does not fit {key.weight_bits} bits, symmetric")
         rows = row_steps(w).astype(np.int16)
         if key.weight_bits == 4:
             # [block, 2 (of four: high), 2 (low), step, 16] -> [block, low, step, 16]
@@ -361,6 +361,17 @@ VECTORS = (VectorsPointwise(), VectorsConv())
 PAIRS = (PairsPointwise(), PairsConv())
 PLAIN = (PlainPointwise(), PlainConv())
 GROUPS = PlainGroups()
+
+
+def widths(op: str) -> tuple[int, ...]:
+    """Bits that packed weights of an operator may have, on any microcontroller."""
+    return lowbits.PACKED_BITS if op in OPERATORS else ()
+
+
+def holds(w: Array, bits: int, target: TargetSpec) -> bool:
+    """Whether a target's kernels read such weights: vectors have no room for the smallest one."""
+    lowest = -lowbits.largest(bits)
+    return not isa_of(target).mve or int(w.min(initial=lowest)) >= lowest
 
 
 def rule(key: OpKey, target: TargetSpec) -> CTemplate | None:
