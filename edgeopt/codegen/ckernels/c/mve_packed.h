@@ -78,7 +78,7 @@ EDGEOPT_INLINE void edgeopt_mve_fields(
     const uint8_t *w = *weights;
     const int8_t *x = first + 16;
     const int8_t *z = second + 16;
-    int32_t a, b, c, d;
+    int32_t a = 0, b = 0, c = 0, d = 0;
     if (length <= 32) {
         EDGEOPT_MVE_FIELDS(kind, FIRST, rows[0], rows[1], w, a, b, c, d);
         if (length > 16) {
