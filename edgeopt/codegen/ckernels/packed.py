@@ -269,7 +269,7 @@ class PlainGroups(_Plain):
 
     def layout(self, key: OpKey, w: Array) -> Array:
         """In the model's order."""
-        return lowbits.pack(w, key.weight_bits)
+        return lowbits.pack(np.asarray(w, np.int8), key.weight_bits)
 
     def body(self, key: OpKey, target: TargetSpec) -> str:
         """One call."""
