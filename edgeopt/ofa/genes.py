@@ -63,7 +63,7 @@ class SubnetDomain:
     def canonical(self, genes: Genes) -> Genes:
         """The same subnet with the genes of unused blocks at 0."""
         result = list(genes[: self._first]) + [0] * (len(genes) - self._first)
-        for index in self._active(genes):
+        for index in self.active(genes):
             at = self._first + 2 * index
             result[at : at + 2] = genes[at : at + 2]
         return tuple(result)
@@ -95,7 +95,7 @@ class SubnetDomain:
         per_block = list(itertools.product(range(len(space.kernels)), range(len(space.expands))))
         heads = itertools.product(*(range(n) for n in self.cardinalities[: self._first]))
         for head in heads:
-            active = list(self._active(head))
+            active = list(self.active(head))
             for choice in itertools.product(per_block, repeat=len(active)):
                 blocks = [0] * (2 * space.block_count)
                 for index, pair in zip(active, choice, strict=True):
@@ -106,7 +106,8 @@ class SubnetDomain:
         picks = zip(self.space.stages, genes[1 : self._first], strict=True)
         return tuple(stage.depths[gene] for stage, gene in picks)
 
-    def _active(self, genes: Genes) -> Iterator[int]:
+    def active(self, genes: Genes) -> Iterator[int]:
+        """Indices of the blocks that the subnet uses."""
         for start, depth in zip(self.space.stage_starts, self._depths(genes), strict=True):
             yield from range(start, start + depth)
 

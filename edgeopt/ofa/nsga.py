@@ -92,3 +92,37 @@ def offspring(
     redraw = rng.random(children.shape) < mutations / len(values)
     children = np.where(redraw, rng.integers(values, size=children.shape), children)
     return [tuple(int(g) for g in child) for child in children]
+
+
+def hypervolume(points: Floats, reference: Floats) -> float:
+    """Volume that points dominate within a reference, of two or three objectives to be minimised.
+
+    The third objective is swept: between two of its values, the area that the points so far
+    dominate counts.
+
+    Args:
+        points: [points, objectives]; those that are not below the reference add nothing.
+        reference: the corner that is worst in everything.
+    """
+    inside = points[(points < reference).all(1)]
+    if not len(inside):
+        return 0.0
+    if inside.shape[1] == 2:
+        return _area(inside, reference)
+    if inside.shape[1] != 3:
+        raise ValueError(f"{inside.shape[1]} objectives")
+    levels = np.unique(inside[:, 2])
+    ends = np.append(levels[1:], reference[2])
+    return float(
+        sum(
+            _area(inside[inside[:, 2] <= level][:, :2], reference[:2]) * (end - level)
+            for level, end in zip(levels, ends, strict=True)
+        )
+    )
+
+
+def _area(points: Floats, reference: Floats) -> float:
+    ordered = points[np.lexsort((points[:, 1], points[:, 0]))]
+    lowest = np.minimum.accumulate(ordered[:, 1])
+    widths = np.append(ordered[1:, 0], reference[0]) - ordered[:, 0]
+    return float((widths * (reference[1] - lowest)).sum())

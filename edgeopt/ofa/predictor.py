@@ -19,13 +19,14 @@ from edgeopt.core.estimates import Estimate, Source
 from edgeopt.core.space import SearchSpace, SubnetConfig
 from edgeopt.ofa.genes import FEATURES, features
 from edgeopt.ofa.regression import FAMILIES, Fit, Model, apply, compiled, problem
+from edgeopt.zoo.card import Prediction
 
 Floats = npt.NDArray[np.float64]
 
 FORMAT = "edgeopt-predictor/1"
 _FOLDS = 10
 _HELD_OUT = 0.25
-_MINIMUM = 24
+MINIMUM = 24
 COVERAGE = 0.9
 
 
@@ -50,6 +51,18 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     interval: tuple[float, float]  # 90 % of subnets are within prediction + these
     quality: Quality
     model: Model
+
+    def summary(self) -> Prediction:
+        """What a model card says of it."""
+        return Prediction(
+            family=type(self.model).__name__.lower(),
+            measured=self.quality.measured,
+            held_out=self.quality.held_out,
+            kendall_tau=self.quality.kendall_tau,
+            mean_absolute_error=self.quality.mean_absolute_error,
+            interval=self.interval,
+            coverage=self.quality.coverage,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,7 +110,7 @@ class Predictor:
 
     def dump(self) -> bytes:
         """The document as JSON."""
-        return msgspec.json.encode(_rounded(self.document)) + b"\n"
+        return dump_document(self.document)
 
 
 def load_predictor(data: bytes, space: SearchSpace, where: str = "predictor") -> Predictor:
@@ -106,27 +119,33 @@ def load_predictor(data: bytes, space: SearchSpace, where: str = "predictor") ->
     Raises:
         InputError: not such a document, for another space, or with figures that cannot be.
     """
+    width = features(space, [space.min_config()]).shape[1]
+    return Predictor(space, read_document(data, (FORMAT, space.name, FEATURES, width), where))
+
+
+def read_document(data: bytes, expected: tuple[str, str, str, int], where: str) -> Document:
+    """Read a stored model; ``expected`` are its format, space, features and their number.
+
+    Raises:
+        InputError: not such a document, of something else, or with figures that cannot be.
+    """
     hint = "reinstall the package, or build the zoo entry again"
     try:
         document = msgspec.json.decode(data, type=Document)
     except msgspec.DecodeError as error:
         raise InputError(f"not a predictor: {error}", where=where, hint=hint) from error
-    width = features(space, [space.min_config()]).shape[1]
-    for name, found, needed in (
-        ("format", document.format, FORMAT),
-        ("space", document.space, space.name),
-        ("features", document.features, FEATURES),
-        ("feature_count", document.feature_count, width),
-    ):
+    names = ("format", "space", "features", "feature_count")
+    for name, needed in zip(names, expected, strict=True):
+        found = getattr(document, name)
         if found != needed:
             raise InputError(f"{name} is {found!r}, not {needed!r}", where=where, hint=hint)
-    wrong = problem(document.model, width)
+    wrong = problem(document.model, expected[3])
     low, high = document.interval
     if not (math.isfinite(low) and math.isfinite(high) and low <= 0 <= high):
         wrong = f"interval {low} to {high} does not enclose 0"
     if wrong:
         raise InputError(wrong, where=where, hint=hint)
-    return Predictor(space, document)
+    return document
 
 
 def fit_predictor(
@@ -145,12 +164,41 @@ def fit_predictor(
     Raises:
         InputError: too few measurements.
     """
-    if len(configs) != len(accuracies) or len(set(configs)) < _MINIMUM:
-        raise InputError(
-            f"{len(set(configs))} measured subnets are too few for a predictor", where=space.name,
-            hint=f"measure at least {_MINIMUM}",
-        )  # fmt: skip
-    x, y = features(space, configs), np.asarray(accuracies, np.float64)
+    if len(configs) != len(accuracies) or len(set(configs)) < MINIMUM:
+        raise too_few(len(set(configs)), space)
+    x = features(space, configs)
+    found = fit_measured(x, np.asarray(accuracies, np.float64), seed)
+    return Predictor(
+        space,
+        Document(
+            FORMAT, space.name, FEATURES, x.shape[1], found.interval, found.quality, found.model
+        ),
+    )
+
+
+def too_few(count: int, space: SearchSpace) -> InputError:
+    """The error that a predictor cannot be fitted to so few measurements."""
+    return InputError(
+        f"{count} measured subnets are too few for a predictor", where=space.name,
+        hint=f"measure at least {MINIMUM}",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A model fitted to everything, its 90 % interval, and how well it did held out."""
+
+    model: Model
+    interval: tuple[float, float]
+    quality: Quality
+
+
+def fit_measured(x: Floats, y: Floats, seed: int, known: Floats | None = None) -> Fitted:
+    """Choose a family, state its quality on held-out rows, and fit it to all (`fit_predictor`).
+
+    With ``known``, predictions of another model, what is fitted is the difference to these.
+    """
+    measured, y = y, (y if known is None else y - known)
     order = np.random.default_rng(seed).permutation(len(y))
     count = max(6, round(_HELD_OUT * len(y)))
     test, train = order[:count], order[count:]
@@ -165,16 +213,13 @@ def fit_predictor(
     quality = Quality(
         measured=len(y),
         held_out=count,
-        kendall_tau=kendall_tau(y[test], y[test] - residual),
+        kendall_tau=kendall_tau(measured[test], measured[test] - residual),
         mean_absolute_error=float(np.abs(residual).mean()),
         coverage=float(((residual >= inner[0]) & (residual <= inner[1])).mean()),
         cross_validated=errors,
     )
-    model = fit(x, y, seed)
     interval = _interval(_out_of_fold(fit, x, y, seed)[0])
-    return Predictor(
-        space, Document(FORMAT, space.name, FEATURES, x.shape[1], interval, quality, model)
-    )
+    return Fitted(fit(x, y, seed), interval, quality)
 
 
 def kendall_tau(a: Floats, b: Floats) -> float:
@@ -204,6 +249,11 @@ def _interval(errors: Floats) -> tuple[float, float]:
 
 
 # -- reading and writing --------------------------------------------------------------------------
+
+
+def dump_document(document: Document) -> bytes:
+    """A document as JSON."""
+    return msgspec.json.encode(_rounded(document)) + b"\n"
 
 
 def _rounded(document: Document) -> Document:

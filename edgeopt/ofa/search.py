@@ -8,7 +8,6 @@ them in that order, and stops at the first that fits: the best of the neighbourh
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -20,9 +19,13 @@ from edgeopt.core.errors import InfeasibleError, InputError
 from edgeopt.core.estimates import Budget, Estimate
 from edgeopt.core.units import show_duration, show_size
 from edgeopt.ofa.genes import Domain
-from edgeopt.ofa.nsga import Floats, Genes, offspring, survivors
+from edgeopt.ofa.nsga import Floats, Genes, offspring, ranks, survivors
+from edgeopt.ofa.screen import CostModel, Screen, excess_of
 
 T = TypeVar("T", bound=Hashable)
+
+#: First genes of an evolution: ``start(count, rng)``.
+Start = Callable[[int, np.random.Generator], Sequence[Genes]]
 
 #: ``progress(done, planned, best)``; ``best`` is the predicted accuracy, None while nothing fits.
 Progress = Callable[[int, int, float | None], None]
@@ -147,6 +150,8 @@ def search(
     seed: int = 0,
     evaluations: int = 2500,
     progress: Progress | None = None,
+    start: Start | None = None,
+    screen: Screen | None = None,
 ) -> SearchResult[T]:
     """The candidate of highest predicted accuracy whose costs are within the budget.
 
@@ -161,29 +166,77 @@ def search(
         seed: of the search's own random numbers.
         evaluations: calls of ``cost`` at most.
         progress: told after every batch.
+        start: the first population, where the domain knows better than a spread of sizes.
+        screen: costs of many candidates at once, in the order of the columns of
+            `edgeopt.ofa.screen`; fitted to what was costed where none is given.
 
     Raises:
         InputError: ``evaluations`` is not positive.
         NoCandidateError: nothing that was tried meets the budget.
     """
-    if evaluations < 1:
-        raise InputError(f"cannot search with {evaluations} evaluations", hint="allow at least 1")
+    _check(evaluations)
     pool = _Pool(domain, predictor, cost, budget, evaluations, progress)
     exhaustive = domain.size <= evaluations
     if exhaustive:
         pool.add(domain.enumerate())
     else:
         rng = np.random.default_rng(seed)
-        _evolve(pool, domain, rng)
-        _descend(pool, domain, rng)
+        allowance = min(evaluations, max(1, int(evaluations * _EVOLUTION_SHARE)))
+        _evolve(pool, domain, rng, allowance, start)
+        _descend(pool, domain, rng, screen)
         while _intensify(pool, domain, rng):
-            _descend(pool, domain, rng)
+            _descend(pool, domain, rng, screen)
     points = list(pool.points.values())
     best = pool.best
     assert best is not None
     if not best.feasible:
         raise NoCandidateError(best, len(points))
     return SearchResult(best, tuple(points), _front(points), seed, exhaustive)
+
+
+def explore(
+    domain: Domain[T],
+    predictor: Callable[[Sequence[T]], npt.NDArray[np.float64]],
+    cost: Callable[[T], Costs],
+    budget: Budget,
+    *,
+    seed: int = 0,
+    evaluations: int = 2500,
+    start: Start | None = None,
+) -> tuple[Candidate[T], ...]:
+    """What is best in accuracy, latency and flash at once: an evolution on all three.
+
+    Arguments are those of `search`.
+
+    Returns:
+        Every candidate that was costed, in that order; `pareto` picks the best of them.
+
+    Raises:
+        InputError: ``evaluations`` is not positive.
+    """
+    _check(evaluations)
+    pool = _Pool(domain, predictor, cost, budget, evaluations, None)
+    if domain.size <= evaluations:
+        pool.add(domain.enumerate())
+    else:
+        rng = np.random.default_rng(seed)
+        _evolve(pool, domain, rng, evaluations, start, flash=True)
+    return tuple(pool.points.values())
+
+
+def pareto(points: Sequence[Candidate[T]]) -> tuple[Candidate[T], ...]:
+    """Feasible candidates that none beats in accuracy, latency and flash at once; fastest first."""
+    feasible = [p for p in points if p.feasible]
+    if not feasible:
+        return ()
+    objectives, violation = _objectives(feasible, flash=True)
+    front = [p for p, rank in zip(feasible, ranks(objectives, violation), strict=True) if rank == 0]
+    return tuple(sorted(front, key=lambda p: (p.costs.latency.value, -p.accuracy)))
+
+
+def _check(evaluations: int) -> None:
+    if evaluations < 1:
+        raise InputError(f"cannot search with {evaluations} evaluations", hint="allow at least 1")
 
 
 class _Pool(Generic[T]):
@@ -249,30 +302,43 @@ class _Pool(Generic[T]):
         return [g for g in dict.fromkeys(canonical) if g in self.points]
 
 
-def _objectives(points: Sequence[Candidate[T]]) -> tuple[Floats, Floats]:
-    table = [(-p.accuracy, p.costs.latency.value) for p in points]
-    return np.array(table), np.array([p.violation for p in points])
+def _objectives(points: Sequence[Candidate[T]], *, flash: bool) -> tuple[Floats, Floats]:
+    table = np.array(
+        [(-p.accuracy, p.costs.latency.value, p.costs.flash_bytes) for p in points], np.float64
+    )
+    return table if flash else table[:, :2], np.array([p.violation for p in points])
 
 
-def _evolve(pool: _Pool[T], domain: Domain[T], rng: np.random.Generator) -> None:
-    """NSGA-II over accuracy and latency, from both extremes and a spread of sizes."""
-    allowance = min(pool.limit, max(1, int(pool.limit * _EVOLUTION_SHARE)))
-    values = np.asarray(domain.cardinalities)
-    # A uniform draw makes middle-sized candidates only; a bias per draw reaches both ends.
-    bias = rng.random((_POPULATION, 1))
-    drawn = rng.binomial(values - 1, np.broadcast_to(bias, (_POPULATION, len(values))))
-    start: list[Genes] = [tuple(0 for _ in values), tuple(int(v) - 1 for v in values)]
-    start += [tuple(int(g) for g in row) for row in drawn]
-    population = pool.add(start)
+def _evolve(
+    pool: _Pool[T],
+    domain: Domain[T],
+    rng: np.random.Generator,
+    allowance: int,
+    start: Start | None,
+    *,
+    flash: bool = False,
+) -> None:
+    """NSGA-II over accuracy and latency, perhaps flash, from extremes and a spread of sizes."""
+    first = _spread(domain, rng) if start is None else start(_POPULATION, rng)
+    population = pool.add(list(first)[:allowance])
     idle = 0
     while len(pool.points) < allowance and idle < 20:
-        objectives, violation = _objectives([pool.points[g] for g in population])
+        objectives, violation = _objectives([pool.points[g] for g in population], flash=flash)
         parents = [population[i] for i in survivors(objectives, violation, _POPULATION)]
         before = len(pool.points)
         children = offspring(parents, domain.cardinalities, _POPULATION, rng)
         added = pool.add(children[: max(1, allowance - before)])
         idle = idle + 1 if len(pool.points) == before else 0
         population = list(dict.fromkeys([*parents, *added]))
+
+
+def _spread(domain: Domain[T], rng: np.random.Generator) -> list[Genes]:
+    values = np.asarray(domain.cardinalities)
+    # A uniform draw makes middle-sized candidates only; a bias per draw reaches both ends.
+    bias = rng.random((_POPULATION, 1))
+    drawn = rng.binomial(values - 1, np.broadcast_to(bias, (_POPULATION, len(values))))
+    found: list[Genes] = [tuple(0 for _ in values), tuple(int(v) - 1 for v in values)]
+    return found + [tuple(int(g) for g in row) for row in drawn]
 
 
 def _intensify(pool: _Pool[T], domain: Domain[T], rng: np.random.Generator) -> bool:
@@ -288,7 +354,9 @@ def _intensify(pool: _Pool[T], domain: Domain[T], rng: np.random.Generator) -> b
     return len(pool.points) > before
 
 
-def _descend(pool: _Pool[T], domain: Domain[T], rng: np.random.Generator) -> None:
+def _descend(
+    pool: _Pool[T], domain: Domain[T], rng: np.random.Generator, screen: Screen | None
+) -> None:
     """Move to better neighbours of the best candidates until none of theirs is better."""
     done: set[Genes] = set()
     while not pool.full:
@@ -302,8 +370,9 @@ def _descend(pool: _Pool[T], domain: Domain[T], rng: np.random.Generator) -> Non
         if not moves:
             continue
         accuracy = pool.predict(moves)
-        model = _CostModel(domain, pool)
-        latency, excess = model.screen(moves, accuracy)
+        model = _fitted(domain, pool) if screen is None else screen
+        expected, least = model(moves)
+        latency, excess = expected[:, 0], excess_of(pool.budget, least, accuracy)
         if best.feasible:
             gain = -latency if pool.fastest_wins else accuracy
             worth = (gain > pool.score(best)) & (excess <= 0)
@@ -338,42 +407,10 @@ def _moves(domain: Domain[T], centre: Genes, rng: np.random.Generator) -> list[G
     return list(moves)
 
 
-class _CostModel(Generic[T]):
-    """Costs as sums over genes, fitted to what was costed: decides what is worth costing next."""
-
-    def __init__(self, domain: Domain[T], pool: _Pool[T]) -> None:
-        self._cardinalities = domain.cardinalities
-        self._budget = pool.budget
-        design = self._one_hot(list(pool.points))
-        targets = np.array(
-            [(p.costs.latency.value, p.costs.ram_bytes, p.costs.flash_bytes)
-             for p in pool.points.values()],
-            np.float64,
-        )  # fmt: skip
-        self._scale = np.maximum(np.abs(targets).max(0), 1.0)
-        scaled = targets / self._scale
-        ridge = 1e-6 * len(design) * np.eye(design.shape[1])
-        self._weights = np.linalg.solve(design.T @ design + ridge, design.T @ scaled)
-        self._spread = (scaled - design @ self._weights).std(0)
-
-    def _one_hot(self, genes: Sequence[Genes]) -> Floats:
-        table = np.asarray(genes, np.int64)
-        columns = [table[:, [i]] == np.arange(n) for i, n in enumerate(self._cardinalities)]
-        return np.concatenate([*columns, np.ones((len(table), 1))], 1).astype(np.float64)
-
-    def screen(self, genes: Sequence[Genes], accuracy: Floats) -> tuple[Floats, Floats]:
-        """Expected latency, and how far past the budget at the least (≤ 0: may fit)."""
-        expected = self._one_hot(genes) @ self._weights
-        least = (expected - 2 * self._spread) * self._scale
-        budget = self._budget
-        excess = np.full(len(genes), -math.inf)
-        caps = (budget.latency_ns, budget.ram_bytes, budget.flash_bytes)
-        for column, cap in enumerate(caps):
-            if cap is not None:
-                excess = np.maximum(excess, least[:, column] / cap - 1)
-        if budget.min_accuracy is not None:
-            excess = np.maximum(excess, budget.min_accuracy - accuracy)
-        return expected[:, 0] * self._scale[0], excess
+def _fitted(domain: Domain[T], pool: _Pool[T]) -> Screen:
+    costs = [p.costs for p in pool.points.values()]
+    table = np.array([(c.latency.value, c.ram_bytes, c.flash_bytes) for c in costs], np.float64)
+    return CostModel(domain.cardinalities, list(pool.points), table)
 
 
 def _front(points: Sequence[Candidate[T]]) -> tuple[Candidate[T], ...]:
