@@ -14,7 +14,7 @@ from types import MappingProxyType
 from edgeopt.codegen import schedules
 from edgeopt.codegen.blocks import fused
 from edgeopt.codegen.lower import lower_shapes
-from edgeopt.codegen.plan import plan
+from edgeopt.codegen.plan import lower_bound, plan
 from edgeopt.codegen.runner import buffer_alignment
 from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.kernels import Kernel, KernelGraph, MemoryPlan, OpKey
@@ -116,6 +116,11 @@ def _costs(
     return found
 
 
+def packed_bytes(keys: Iterable[OpKey], target: TargetSpec) -> list[int]:
+    """Bytes of each kernel's packed constants."""
+    return [cost.weight_bytes for cost in _costs(keys, target)]
+
+
 def code_bytes(key: OpKey, *, fallback: bool = False) -> int:
     """Estimated bytes of a kernel's code (see `CODE_BYTES`)."""
     if fallback or key.op == "fallback":
@@ -172,7 +177,12 @@ def _code(kernels: Iterable[Kernel], costs: Iterable[_KernelCost]) -> int:
 
 
 def evaluate(
-    network: Network, precision: str, target: TargetSpec, choices: Choices = _NONE
+    network: Network,
+    precision: str,
+    target: TargetSpec,
+    choices: Choices = _NONE,
+    *,
+    place: bool = True,
 ) -> NetworkCost:
     """Lower a shape-only float network and say what it takes on a target.
 
@@ -181,17 +191,27 @@ def evaluate(
         precision: ``f32``, or ``i8`` for the network that quantization will make.
         target: the processor, which decides scratch and how constants are packed.
         choices: measured tilings, which decide scratch as well.
+        place: plan the memory; without it, which is ten times as fast, the arena is its lower
+            bound.
 
     Raises:
         InputError: an unknown precision, or an operator that no kernel can compute.
     """
     graph = fused(lower_shapes(network, precision, target), target)
     costs = _costs(graph.keys, target, choices)
-    planned = _plan(graph, costs, target)
+    if place:
+        planned = _plan(graph, costs, target)
+        arena_bytes, bound_bytes = planned.arena_bytes, planned.lower_bound_bytes
+    else:
+        scratch = [cost.scratch_bytes for cost in costs]
+        ordered = [cost.ordered_pixels for cost in costs]
+        bound_bytes = arena_bytes = lower_bound(
+            graph, scratch, buffer_alignment(target), ordered_pixels=ordered
+        )
     return NetworkCost(
         keys=graph.keys,
-        arena_bytes=planned.arena_bytes,
-        lower_bound_bytes=planned.lower_bound_bytes,
+        arena_bytes=arena_bytes,
+        lower_bound_bytes=bound_bytes,
         weight_bytes=_weights(graph.kernels, costs),
         code_bytes_estimate=_code(graph.kernels, costs),
     )

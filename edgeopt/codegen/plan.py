@@ -143,6 +143,19 @@ def _pressure(blocks: Sequence[Block], kernels: int) -> list[int]:
     return live
 
 
+def lower_bound(
+    graph: KernelGraph,
+    scratch_bytes: Sequence[int],
+    alignment: int,
+    *,
+    ordered_pixels: Sequence[int],
+) -> int:
+    """The largest set of buffers live at once: no plan takes less. Arguments are `plan`'s."""
+    scratch = by_kernel(graph, scratch_bytes, "scratch sizes")
+    ordered = by_kernel(graph, ordered_pixels, "promises of order")
+    return _lower_bound(_lifetimes(graph, scratch, ordered, alignment), len(graph.kernels))
+
+
 def plan(
     graph: KernelGraph,
     scratch_bytes: Mapping[str, int] | Sequence[int] = (),
