@@ -27,7 +27,7 @@ def run(
     ram: Annotated[str | None, typer.Option(help="Arena budget, such as 64KB.")] = None,
     flash: Annotated[str | None, typer.Option(help="Weights and code, such as 512KB.")] = None,
     accuracy: Annotated[str | None, typer.Option(help="Least accuracy, such as 80%.")] = None,
-    precision: Annotated[str, typer.Option(help="auto, fp32 or int8.")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, fp32, int8 or mixed.")] = "auto",
     plan: Annotated[
         Path | None,
         typer.Option(help="How many bits the weights of each layer have, as edgeopt writes it."),
@@ -154,6 +154,8 @@ def run(
     console.print(title, markup=False)
     if manifest.subnet:
         console.print(f"subnet {manifest.subnet}", markup=False)
+    if manifest.plan:
+        console.print(f"weights {manifest.plan}", markup=False)
     console.print()
     console.print(figures_table(manifest.figures))
     console.print()

@@ -30,6 +30,8 @@ def run(
     console.print(f"made by {manifest.command} (edgeopt {manifest.edgeopt})", markup=False)
     if manifest.subnet:
         console.print(f"subnet {manifest.subnet}", markup=False)
+    if manifest.plan:
+        console.print(f"weights {manifest.plan}", markup=False)
     console.print()
     console.print(figures_table(manifest.figures))
     console.print()

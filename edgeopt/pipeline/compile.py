@@ -18,7 +18,7 @@ from edgeopt.core.errors import InfeasibleError, InputError, suggest
 from edgeopt.core.estimates import Budget, Source
 from edgeopt.core.files import write_atomic
 from edgeopt.core.precision import write_plan
-from edgeopt.pipeline import bundle, figures, firmware, plans, source
+from edgeopt.pipeline import bundle, figures, firmware, mixed, plans, source
 from edgeopt.pipeline.artifact import Artifact, build_kernels, make_artifact, versions
 from edgeopt.pipeline.cache import Files, StageCache, default_cache_dir
 from edgeopt.pipeline.manifest import SCHEMA, Manifest
@@ -55,7 +55,8 @@ class CompileRequest:
         out: the bundle's folder.
         model: an ONNX file; None searches the zoo entry ``supernet``.
         budget: constraints on the predicted figures.
-        precision: ``auto``, ``fp32`` or ``int8``.
+        precision: ``auto``, ``fp32``, ``int8``, or ``mixed``: int8 whose weights may have fewer
+            bits, layer by layer.
         plan: a file that says how many bits the weights of each layer of ``model`` have.
         data: calibration images instead of the zoo's own.
         input_shapes: ``name=1x3x224x224`` for dynamic inputs.
@@ -263,6 +264,7 @@ def _compile(
         name=request.name,
         precision=final.precision,
         subnet=None if chosen.subnet is None else str(chosen.subnet),
+        plan=str(chosen.block_plan or ""),
         seed=request.seed,
         budget=_budget(asked),
         search=chosen.statistics,
@@ -296,8 +298,11 @@ def _compile(
 def _precisions(text: str, profile: DeviceProfile) -> tuple[str, ...]:
     if text == "auto":
         return profile.precisions
+    if text == mixed.NAME:
+        mixed.check_board(profile)
+        return ("i8",)
     if text not in PRECISIONS:
-        known = ["auto", *PRECISIONS]
+        known = ["auto", *PRECISIONS, mixed.NAME]
         raise InputError(
             f"unknown precision {text!r}", where="--precision",
             hint=suggest(text, known, noun="precision"),

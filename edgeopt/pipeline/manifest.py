@@ -124,6 +124,7 @@ class Manifest(Record, frozen=True):
     files: dict[str, str]  # path -> sha256
     threads: int = 1  # that the generated C can use
     io: str = "model"  # inputs and outputs: as the model has them, "int8" or "float"
+    plan: str = ""  # bits of the weights by block (`ofa.plans`), where they were searched
 
     def figure(self, name: str) -> Figure | None:
         """The figure of that name, or None."""

@@ -173,9 +173,9 @@ def _search_chart(manifest: Manifest, points: Sequence[PointInfo]) -> Any:
         name="Pareto front",
         line={"color": GREEN, "width": 2, "shape": "hv"},
     )
+    precision = manifest.plan or manifest.precision
     chosen = next(
-        (p for p in points if p.subnet == manifest.subnet and p.precision == manifest.precision),
-        None,
+        (p for p in points if p.subnet == manifest.subnet and p.precision == precision), None
     )
     if chosen is not None:
         figure.add_scatter(

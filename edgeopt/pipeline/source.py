@@ -22,7 +22,7 @@ from edgeopt.core.estimates import Estimate, Source
 from edgeopt.core.files import digest, read_bytes
 from edgeopt.core.precision import PrecisionPlan, write_plan
 from edgeopt.core.space import SearchSpace, SubnetConfig
-from edgeopt.pipeline import plans
+from edgeopt.pipeline import mixed, plans
 from edgeopt.pipeline.artifact import versions_text
 from edgeopt.pipeline.cache import Files
 from edgeopt.pipeline.manifest import PointInfo
@@ -30,8 +30,10 @@ from edgeopt.pipeline.manifest import PointInfo
 if TYPE_CHECKING:
     from edgeopt.codegen.testvectors import TestVectors
     from edgeopt.graph.importer import Imported
+    from edgeopt.ofa.plans import BlockPlan
     from edgeopt.pipeline.compile import CompileRequest
     from edgeopt.zoo import ZooEntry
+    from edgeopt.zoo.elastic import ElasticEntry
 
 Cached = Callable[[str, Mapping[str, str], Callable[[], Files]], tuple[Files, bool]]
 Detail = Callable[[str, str], None]
@@ -61,6 +63,8 @@ class Chosen:
         model: the ONNX file's bytes; empty for a subnet.
         plan: bits of each layer's weights; None where all have eight.
         plan_name: how errors name it.
+        elastic: the supernet with weights of every width; then ``entry`` is None.
+        block_plan: the same plan by the subnet's blocks.
     """
 
     source: str
@@ -79,6 +83,8 @@ class Chosen:
     model: bytes = b""
     plan: PrecisionPlan | None = None
     plan_name: str = "precision plan"
+    elastic: ElasticEntry | None = None
+    block_plan: BlockPlan | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +115,8 @@ def choose(
         )  # fmt: skip
     if request.model is not None:
         return _from_file(request, precisions)
+    if request.precision == mixed.NAME:
+        return mixed.choose(request, profile, cached, detail)
     return _from_zoo(request, profile, precisions, cached, detail)
 
 
@@ -124,6 +132,8 @@ def _from_file(request: CompileRequest, precisions: tuple[str, ...]) -> Chosen:
     wanted = "i8" if request.precision == "int8" else "as-is"
     if wanted == "as-is" and "f32" not in precisions:
         wanted = "i8"
+    if request.precision == mixed.NAME and request.plan is None:
+        wanted = mixed.NAME
     plan = None if request.plan is None else plans.load(request.plan)
     if plan is not None:
         if "i8" not in precisions:
@@ -241,6 +251,7 @@ class SearchDocument(msgspec.Struct, frozen=True):
     accuracy: AccuracyInfo
     space_size: int
     points: tuple[PointInfo, ...]
+    plan: str = ""  # of the subnet's blocks, where it was searched too
 
 
 def make_onnx(request: CompileRequest, chosen: Chosen, cached: Cached) -> tuple[Files, bool]:
@@ -251,12 +262,15 @@ def make_onnx(request: CompileRequest, chosen: Chosen, cached: Cached) -> tuple[
     inputs = {
         "source": chosen.source_sha256,
         "subnet": str(chosen.subnet),
+        "plan": str(chosen.block_plan or ""),
         "data": _data_digest(request.data),
         "shapes": ";".join(request.input_shapes),
         "versions": versions_text(),
     }
     if chosen.subnet is None:
         return cached("import", inputs, lambda: _load_file(request))
+    if chosen.elastic is not None:
+        return cached("extract-plan", inputs, lambda: mixed.extract(request, chosen))
     return cached("extract", inputs, lambda: _extract(request, chosen))
 
 
@@ -271,11 +285,11 @@ def _load_file(request: CompileRequest) -> Files:
 
     imported = import_model(model)
     rng = np.random.default_rng(0)
-    data = _calibration_of(request, imported)
+    calibration = _calibration_of(request, imported)
     for name in imported.network.inputs:
         interface = next(i for i in imported.inputs.values() if i.name == name)
-        if data is not None:
-            arrays[f"input:{name}"] = data[:VECTORS]
+        if calibration is not None:
+            arrays[f"input:{name}"] = calibration[:VECTORS]
         elif np.dtype(interface.onnx_dtype).kind == "f":
             arrays[f"input:{name}"] = rng.standard_normal(
                 (VECTORS, *interface.onnx_shape[1:]), np.float32
@@ -286,7 +300,8 @@ def _load_file(request: CompileRequest) -> Files:
                 info.min, info.max + 1, (VECTORS, *interface.onnx_shape[1:]),
                 dtype=interface.onnx_dtype,
             )  # fmt: skip
-    return {"model.onnx": model.SerializeToString(deterministic=True), "vectors.npz": _npz(arrays)}
+    data = model.SerializeToString(deterministic=True)
+    return {"model.onnx": data, "vectors.npz": pack_npz(arrays)}
 
 
 def _extract(request: CompileRequest, chosen: Chosen) -> Files:
@@ -309,16 +324,17 @@ def _extract(request: CompileRequest, chosen: Chosen) -> Files:
         outputs = net(images[:VECTORS]).numpy()
     model = build_onnx(to_network(net, "subnet"), metadata(space, subnet))
     arrays = {"input:image": images[:VECTORS].contiguous().numpy(), "torch:logits": outputs}
-    return {"model.onnx": model, "vectors.npz": _npz(arrays)}
+    return {"model.onnx": model, "vectors.npz": pack_npz(arrays)}
 
 
 def calibration_images(data: Path | None, chosen: Chosen) -> npt.NDArray[np.uint8]:
     """uint8 [N,H,W,C] images to calibrate a subnet on: the user's, or the zoo's own."""
     from edgeopt.ofa.data import load_images
 
-    assert chosen.entry is not None and chosen.space is not None and chosen.subnet is not None
+    entry = chosen.entry or chosen.elastic
+    assert entry is not None and chosen.subnet is not None
     if data is None:
-        shipped: npt.NDArray[np.uint8] = chosen.entry.calibration
+        shipped: npt.NDArray[np.uint8] = entry.calibration
         return shipped
     loaded = load_images(data, "train", chosen.subnet.resolution)
     images: npt.NDArray[np.uint8] = loaded.images[:CALIBRATION_IMAGES]
@@ -336,6 +352,12 @@ def quantize(
 
     model = parse_model(network["model.onnx"])
     already = is_quantized(model)
+    if chosen.precision == mixed.NAME and not already:
+        raise InputError(
+            "a float network has no plan of its layers' bits", where=f"--precision {mixed.NAME}",
+            hint="make one with edgeopt quantize --precision mixed and compile what it writes, or "
+            "give a plan: --precision int8 --plan plan.json",
+        )  # fmt: skip
     if chosen.precision != "i8" or already:
         precision = "int8" if already else "fp32"
         summary = "quantized already, kept as it is" if already else "fp32, nothing to quantize"
@@ -350,8 +372,10 @@ def quantize(
             hint="give --data with an npz of images, or compile it in fp32",
         )
     plan = chosen.plan or PrecisionPlan()
+    stored = mixed.stored_weights(network)
     inputs = {
         "model": digest(network["model.onnx"]),
+        "stored": digest(network.get("stored.npz", b"")),
         "data": _data_digest(request.data),
         "entry": "" if chosen.entry is None else chosen.entry.digest,
         "plan": write_plan(plan),
@@ -363,7 +387,7 @@ def quantize(
         from edgeopt.quant.export import quantize_model
 
         calibration = calibrate(model, _calibration(request, chosen, model))
-        quantized = quantize_model(model, calibration, plan=plan)
+        quantized = quantize_model(model, calibration, plan=plan, stored=stored)
         return {"model_int8.onnx": quantized.SerializeToString(deterministic=True)}
 
     files, hit = cached("quantize", inputs, make)
@@ -435,7 +459,8 @@ def _data_digest(path: Path | None) -> str:
     return digest(read_bytes(path, max_bytes=2**33, noun="data file"))
 
 
-def _npz(arrays: Mapping[str, Any]) -> bytes:
+def pack_npz(arrays: Mapping[str, Any]) -> bytes:
+    """Arrays as a stage's npz file."""
     stream = io.BytesIO()
     np.savez(stream, allow_pickle=False, **arrays)
     return stream.getvalue()
@@ -466,7 +491,7 @@ def test_vectors(final: Final, network: Files, cached: Cached) -> TestVectors:
         vectors = reference_vectors(final, raw)
         found = {f"input:{name}": array for name, array in vectors.inputs.items()}
         found |= {f"output:{name}": array for name, array in vectors.outputs.items()}
-        return {"vectors.npz": _npz({**found, "tolerance": np.float64(vectors.tolerance)})}
+        return {"vectors.npz": pack_npz({**found, "tolerance": np.float64(vectors.tolerance)})}
 
     files, _ = cached("vectors", inputs, make)
     arrays = load_npz(files["vectors.npz"])

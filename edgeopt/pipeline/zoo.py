@@ -34,12 +34,12 @@ from edgeopt.ofa.describe import describe
 from edgeopt.ofa.distill import DistillOptions, distill_images
 from edgeopt.ofa.evaluate import Evaluation, evaluate_subnets, prepare
 from edgeopt.ofa.genes import SubnetDomain
-from edgeopt.ofa.predictor import Predictor, fit_predictor
+from edgeopt.ofa.predictor import fit_predictor
 from edgeopt.ofa.supernet import Supernet
 from edgeopt.pipeline.zoo_card import render_card
 from edgeopt.pipeline.zoo_int8 import measure_int8
 from edgeopt.zoo import load_folder
-from edgeopt.zoo.card import SCHEMA, Accuracy, Calibration, Card, Int8, Prediction
+from edgeopt.zoo.card import SCHEMA, Accuracy, Calibration, Card, Int8
 from edgeopt.zoo.entries import CARD, FILES
 
 U8 = npt.NDArray[np.uint8]
@@ -128,7 +128,7 @@ def build_entry(
         accuracy=_accuracy(space, results),
         calibration=cost,
         int8=int8,
-        prediction=_prediction(predictor),
+        prediction=predictor.document.summary(),
         training=dict(training or {}),
         licences=dict(licences or {}),
         digests={name: digest(content) for name, content in files.items()},
@@ -250,19 +250,6 @@ def _accuracy(space: SearchSpace, results: Sequence[Evaluation]) -> Accuracy:
         maximum=max(values),
         largest=by_config[space.max_config()],
         smallest=by_config[space.min_config()],
-    )
-
-
-def _prediction(predictor: Predictor) -> Prediction:
-    quality = predictor.quality
-    return Prediction(
-        family=type(predictor.document.model).__name__.lower(),
-        measured=quality.measured,
-        held_out=quality.held_out,
-        kendall_tau=quality.kendall_tau,
-        mean_absolute_error=quality.mean_absolute_error,
-        interval=predictor.interval,
-        coverage=quality.coverage,
     )
 
 

@@ -35,7 +35,9 @@ from edgeopt.ofa.checkpoint import load_weights
 from edgeopt.ofa.data import ImageSet, check_labels, load_images
 from edgeopt.ofa.evaluations import Pair
 from edgeopt.ofa.genes import SubnetDomain
+from edgeopt.ofa.plan_predictor import fit_plan_predictor
 from edgeopt.ofa.plans import BlockPlan, PlanEvaluation
+from edgeopt.ofa.predictor import MINIMUM, load_predictor
 from edgeopt.pipeline.elastic import ElasticNet
 from edgeopt.pipeline.elastic_evaluate import count_exactly, evaluate_plans
 from edgeopt.pipeline.elastic_files import QUANTIZERS, load_elastic, save_elastic
@@ -124,6 +126,13 @@ def build_elastic(
         ),
         "evaluations.csv": plans.write_evaluations(pairs),
     }
+    prediction = None
+    if len(pairs) >= MINIMUM:
+        say("fitting the predictor")
+        subnets = load_predictor(base.predictor, space)
+        predictor = fit_plan_predictor(space, pairs, subnets=subnets, seed=options.seed)
+        files["predictor.json"] = predictor.dump()
+        prediction = predictor.document.summary()
     card = ElasticCard(
         schema=SCHEMA,
         name=out.name,
@@ -136,6 +145,7 @@ def build_elastic(
         calibration=compared,
         pairs=sum(pair.plan is not None for pair in pairs),
         pair_images=pairs[0].images,
+        prediction=prediction,
         training=dict(training or {}),
         licences=dict(licences or {}),
         digests={name: digest(content) for name, content in files.items()},

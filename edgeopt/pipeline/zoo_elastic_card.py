@@ -72,6 +72,15 @@ def render_elastic(card: ElasticCard) -> str:
         f"{card.pair_images:,} test images, quantized weights and float activations.",
         "",
     ]
+    if (p := card.prediction) is not None:
+        low, high = (100 * end for end in p.interval)
+        lines += [
+            f"The predictor that ships ({p.family}) knows architecture and plan. On {p.held_out} "
+            f"pairs it was not fitted to: Kendall τ {p.kendall_tau:.3f}, mean error "
+            f"{100 * p.mean_absolute_error:.2f} points; 90 % interval {low:+.2f} to {high:+.2f} "
+            f"points, which held {p.coverage:.0%} of them.",
+            "",
+        ]
     for title, entries in (("Training", card.training), ("Licences", card.licences)):
         if entries:
             lines += [f"## {title}", ""]

@@ -11,6 +11,7 @@ from edgeopt.core.errors import InputError, suggest
 from edgeopt.core.files import digest, read_bytes
 from edgeopt.core.space import SearchSpace, parse_space
 from edgeopt.zoo import entries
+from edgeopt.zoo.card import Prediction
 from edgeopt.zoo.entries import FOLDER, REINSTALL, U8
 
 SCHEMA = 1
@@ -66,6 +67,7 @@ class ElasticCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     calibration: tuple[CalibrationRow, ...]
     pairs: int  # in evaluations.csv
     pair_images: int
+    prediction: Prediction | None = None  # the shipped predictor, on pairs it was not fitted to
     training: dict[str, str | int | float]
     licences: dict[str, str]
     digests: dict[str, str]  # file -> SHA-256
