@@ -1,0 +1,186 @@
+"""Mixed precision against int8 at equal accuracy, and against uniform 4 bits at equal flash.
+
+All three are searched: the best subnets in int8, in 4 bits, and subnets and plans together. What is
+searched by prediction is then measured: accuracies are those of integer networks on all test
+images, computed exactly as on the board; flash is packed constants and code as compiled for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from edgeopt import devices
+from edgeopt.core.estimates import Budget
+from edgeopt.core.files import write_atomic
+from edgeopt.core.space import SearchSpace
+from edgeopt.ofa.data import ImageSet, load_images
+from edgeopt.ofa.genes import SubnetDomain
+from edgeopt.ofa.plan_genes import PlanDomain, Planned
+from edgeopt.ofa.plan_predictor import PlanPredictor
+from edgeopt.ofa.plans import average_bits, uniform
+from edgeopt.ofa.search import Candidate, search
+from edgeopt.pipeline.cache import StageCache, default_cache_dir
+from edgeopt.pipeline.elastic import ElasticNet
+from edgeopt.pipeline.elastic_evaluate import count_exactly
+from edgeopt.pipeline.elastic_files import load_elastic
+from edgeopt.pipeline.local_table import model_for
+from edgeopt.pipeline.mixed import check_board, find_entry, predictor_of
+from edgeopt.pipeline.planned import PlanCosts
+from edgeopt.zoo.elastic import ElasticEntry
+
+#: Flash of mixed networks, as shares of the int8 network's.
+SHARES = (0.45, 0.5, 0.55, 0.6)
+#: Points of accuracy within which two networks count as equal.
+EQUAL = 0.3
+
+
+class Uniform(SubnetDomain):
+    """Subnets whose layers all have the same bits."""
+
+    def __init__(self, space: SearchSpace, bits: int) -> None:
+        super().__init__(space)
+        self.bits = bits
+
+    def decode(self, genes: tuple[int, ...]) -> Planned:  # type: ignore[override]
+        return Planned(super().decode(genes), uniform(self.space, self.bits))
+
+
+@dataclass
+class Exact:
+    """Accuracies by exact integer simulation, kept in a file."""
+
+    entry: ElasticEntry
+    net: ElasticNet
+    test: ImageSet
+    kept: Path
+
+    def __call__(self, candidate: Planned) -> float:
+        known = json.loads(self.kept.read_text()) if self.kept.exists() else {}
+        name = f"{self.entry.digest[:12]} {len(self.test)} {candidate}"
+        if name not in known:
+            known[name] = count_exactly(
+                self.net, candidate.subnet, candidate.plan, self.entry.calibration, self.test
+            )
+            write_atomic(self.kept, json.dumps(known, indent=0).encode())
+        return 100 * known[name] / len(self.test)
+
+
+def shown(space: SearchSpace, found: Candidate[Planned], accuracy: float) -> str:
+    bits = average_bits(space, found.config.subnet, found.config.plan)
+    return (
+        f"{accuracy:.2f} % (predicted {100 * found.accuracy:.2f}), flash "
+        f"{found.costs.flash_bytes:,} bytes, {found.costs.latency.value / 1e6:.3g} ms, "
+        f"{bits:.2f} bits a weight: {found.config}"
+    )
+
+
+def compare(
+    name: str,
+    entry: ElasticEntry,
+    predictor: PlanPredictor,
+    exact: Exact,
+    references: Sequence[float],
+    evaluations: int,
+) -> None:
+    space, profile = entry.space, devices.load(name)
+    domain = PlanDomain(space, check_board(profile))
+    price = PlanCosts(domain, profile, model_for(profile, space=space), place=False)
+
+    def best(most: int, latency_ns: float | None = None) -> Candidate[Planned]:
+        cap = None if latency_ns is None else int(latency_ns)
+        return search(
+            domain, predictor.predict, price, Budget(flash_bytes=most, latency_ns=cap),
+            evaluations=evaluations, start=domain.start, screen=price.screen,
+        ).best  # fmt: skip
+
+    def best_uniform(bits: int, most: int) -> Candidate[Planned]:
+        return search(
+            Uniform(space, bits), predictor.predict, price, Budget(flash_bytes=most),
+            evaluations=evaluations,
+        ).best  # fmt: skip
+
+    ends = [price(Planned(c, uniform(space, 8))).flash_bytes
+            for c in (space.min_config(), space.max_config())]  # fmt: skip
+    print(f"{name}: mixed against int8 at equal accuracy")
+    ratios, gains = [], []
+    for place in references:
+        reference = best_uniform(8, int(ends[0] + place * (ends[1] - ends[0])))
+        truth = exact(reference.config)
+        print(f"  int8   {shown(space, reference, truth)}")
+        flash = reference.costs.flash_bytes
+        equal = []
+        for share in SHARES:
+            found = best(int(share * flash))
+            accuracy = exact(found.config)
+            ratio = found.costs.flash_bytes / flash
+            slower = found.costs.latency.value / reference.costs.latency.value
+            print(f"  {ratio:.2f}x  {accuracy - truth:+.2f} points, {slower:.2f}x the latency: "
+                  f"{shown(space, found, accuracy)}")  # fmt: skip
+            if accuracy >= truth - EQUAL:
+                equal.append(ratio)
+        ratios.append(min(equal, default=float("nan")))
+    print(f"  flash at equal accuracy (within {EQUAL} points, or better): "
+          + ", ".join(f"{r:.2f}x" if np.isfinite(r) else f"more than {SHARES[-1]}x" for r in ratios)
+          + " (goal 0.6x)")  # fmt: skip
+    print(f"{name}: mixed against uniform 4 bits at equal flash")
+    if 4 not in domain.bits:
+        print("  the board has no kernels for 4 bits")
+        return
+    ends = [price(Planned(c, uniform(space, 4))).flash_bytes
+            for c in (space.min_config(), space.max_config())]  # fmt: skip
+    for place in references:
+        reference = best_uniform(4, int(ends[0] + place * (ends[1] - ends[0])))
+        truth = exact(reference.config)
+        found = best(reference.costs.flash_bytes)
+        accuracy = exact(found.config)
+        gains.append(accuracy - truth)
+        print(f"  w4     {shown(space, reference, truth)}")
+        print(f"  mixed  {accuracy - truth:+.2f} points: {shown(space, found, accuracy)}")
+    print(f"  gain at equal flash: mean {statistics.fmean(gains):+.2f} points, "
+          + ", ".join(f"{g:+.2f}" for g in gains) + " (goal +1)")  # fmt: skip
+    print()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=os.environ.get("EDGEOPT_DATA"))
+    parser.add_argument("--supernet", default="cifar_mbv3")
+    parser.add_argument("--devices", default="nucleo-l4r5zi,local")
+    parser.add_argument(
+        "--references", default="0.15,0.4,0.7",
+        help="flash of the references: 0 is the smallest subnet's, 1 the largest's",
+    )  # fmt: skip
+    parser.add_argument("--evaluations", type=int, default=2500)
+    parser.add_argument("--test", type=int, default=10_000)
+    parser.add_argument("--kept", type=Path, default=Path(".cache/mixed_precision.json"))
+    options = parser.parse_args()
+    if options.data is None:
+        parser.error("set EDGEOPT_DATA, or give --data")
+    torch.set_num_threads(1)
+    entry = find_entry(options.supernet)
+    predictor = predictor_of(entry, StageCache(default_cache_dir()).get_or_make)
+    archive = Path(options.data) / "cifar10" / "cifar10_jpeg.npz"
+    test = load_images(archive, "test", max(entry.space.resolutions)).head(options.test)
+    options.kept.parent.mkdir(parents=True, exist_ok=True)
+    net = load_elastic(entry.space, entry.weights, entry.quantizers)
+    exact = Exact(entry, net, test, options.kept)
+    low, high = (100 * end for end in predictor.interval)
+    print(f"accuracies: exact integer networks on {len(test)} test images")
+    print(f"search: {predictor.how}, 90 % interval {low:+.2f} to {high:+.2f} points")
+    print()
+    places = [float(text) for text in options.references.split(",")]
+    for name in options.devices.split(","):
+        compare(name, entry, predictor, exact, places, options.evaluations)
+
+
+if __name__ == "__main__":
+    main()
