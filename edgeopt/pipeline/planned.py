@@ -217,8 +217,8 @@ def _parts(space: SearchSpace, target: TargetSpec) -> dict[tuple[int, ...], list
                         fixed.setdefault((size, head[item.name]), []).append(item.key)
                     else:
                         fixed.setdefault((size,), []).append(item.key)
-                for name, keys in fixed.items():
-                    if found.setdefault(name, keys) != keys:
+                for part, keys in fixed.items():
+                    if found.setdefault(part, keys) != keys:
                         raise InputError(
                             "kernels outside of the elastic blocks depend on these",
                             where=f"search space {space.name}",
