@@ -96,6 +96,8 @@ def test_two_bits_learn_what_rounding_lost(
     assert accuracy(static.net, test, space) == pytest.approx(result.largest[2], abs=0.02)
     # steps learned: they are no longer those of the least squared error
     for name, tensor in fitted.quantizers.state_dict().items():
+        if "log_step" in name and name.startswith(("stem", "block0")):
+            continue  # always of eight bits
         assert not torch.equal(tensor, trained.quantizers.state_dict()[name]), name
 
 
