@@ -126,14 +126,14 @@ class Session:
         with contextlib.suppress(BoardCommandFailed):
             list(self.link.run(["rm", "-f", *paths], timeout_s=60.0))
 
-    def run(self, command: Sequence[str], *, idle_s: float = IDLE_S) -> Iterator[str]:
-        """Run a program on the board, yielding its lines.
+    def run(self, command: Sequence[str], *, idle_s: float | None = None) -> Iterator[str]:
+        """Run a program on the board, yielding its lines; it may be silent for so long.
 
         Raises:
             BoardError: as the link's.
         """
         try:
-            yield from self.link.run(command, idle_s=idle_s)
+            yield from self.link.run(command, idle_s=IDLE_S if idle_s is None else idle_s)
         except (BoardLost, BoardTimeout):
             self.drop()  # a hung board and a hung program look alike: begin with a new connection
             raise
