@@ -97,6 +97,9 @@ class PlanDomain:
         # A uniform draw makes middle-sized candidates only; two biases a draw reach all corners.
         bias = np.where(plan, rng.random((count, 1)), rng.random((count, 1)))
         drawn = rng.binomial(values - 1, bias)
+        # Half of them have the same bits everywhere: plans that are good for some size.
+        same = rng.integers(len(self.bits), size=(count, 1))
+        drawn = np.where(plan & (np.arange(count)[:, None] % 2 == 0), same, drawn)
         ends = [
             np.where(plan, (values - 1) * large_bits, (values - 1) * large)
             for large in (0, 1)

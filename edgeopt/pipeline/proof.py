@@ -281,7 +281,7 @@ def against_ort(
     network = final.imported.network
     integer = final.precision == "int8"
 
-    def compared(model: bytes, *, optimize: bool) -> Comparison:
+    def compared(model: bytes, *, optimize: bool, loose: bool = fixed) -> Comparison:
         outputs = run_onnx_rows(model, inputs, optimize=optimize)
         moved = {
             tensor: np.stack([final.imported.outputs[o].from_onnx(row) for row in outputs[o]])
@@ -292,13 +292,15 @@ def against_ort(
             _in_steps(network, moved) if integer else moved,
             what="fixed-point reference ~ onnxruntime (int8)"
             if fixed
+            else "torch simulation ~ onnxruntime (float32)"
+            if loose
             else "torch simulation = onnxruntime (int8)"
             if integer
             else "torch = onnxruntime (fp32)",
             where="host",
             tolerance=FP32_TOLERANCE,
-            max_steps=FIXED_STEPS if fixed else ORT_STEPS if integer else 0,
-            min_equal=0.0 if fixed else ORT_EQUAL_SHARE if integer else 1.0,
+            max_steps=FIXED_STEPS if loose else ORT_STEPS if integer else 0,
+            min_equal=0.0 if loose else ORT_EQUAL_SHARE if integer else 1.0,
         )
 
     # Optimized, onnxruntime runs integer models in integers, but rewrites some operators, such as
@@ -309,10 +311,11 @@ def against_ort(
         found = replace(compared(twin or final.model, optimize=False), where=AS_WRITTEN)
     if twin is None:
         return [as_check(found)]
-    # onnxruntime multiplies narrow weights in float32; the same integers as int8, in integers.
+    # onnxruntime multiplies narrow weights in float32, where sums that sit next to a half may fall
+    # to the other side, layer by layer; the same integers as int8, in integers.
     detail = f"{found.detail}; narrow weights read as int8, for which it has integer kernels"
     try:
-        written = replace(compared(final.model, optimize=False), where=AS_WRITTEN)
+        written = replace(compared(final.model, optimize=False, loose=True), where=AS_WRITTEN)
     except InputError as error:
         missing = f"narrow weights: {error.what}"
         written = replace(found, result="skipped", detail=missing, where=AS_WRITTEN, vectors=0)

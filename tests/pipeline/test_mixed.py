@@ -23,7 +23,7 @@ from edgeopt.ofa import predictor as fitting
 from edgeopt.ofa.data import normalize
 from edgeopt.ofa.plan_genes import PlanDomain, Planned
 from edgeopt.ofa.plans import BlockPlan, PlanEvaluation, sample, to_precision, write_evaluations
-from edgeopt.pipeline import mixed, planned, source
+from edgeopt.pipeline import mixed, planned, proof, source
 from edgeopt.pipeline.compile import CompileRequest, compile_network
 from edgeopt.pipeline.elastic import ElasticNet
 from edgeopt.pipeline.elastic_files import QUANTIZERS, load_elastic, save_elastic
@@ -35,7 +35,7 @@ SPACE = parse_space(TINY)
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An elastic entry of random weights whose accuracies are made up: four bits do best."""
+    """An elastic entry of random weights whose accuracies are made up: two bits do best."""
     torch.set_num_threads(1)
     found = tmp_path_factory.mktemp("zoo") / "tiny_q"
     found.mkdir()
@@ -48,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for _ in range(60):
         config = SPACE.sample(rng)
         plan = sample(SPACE, config, rng)
-        liked = sum(plan.blocks[i] == 4 for i in SPACE.active(config)) + plan.head.count(4)
+        liked = sum(plan.blocks[i] == 2 for i in SPACE.active(config)) + plan.head.count(2)
         rows.append(PlanEvaluation(config, plan, 500 + 40 * liked + sum(config.depths), 1000))
     (found / "evaluations.csv").write_bytes(write_evaluations(rows))
     (found / "space.toml").write_text(TINY)
@@ -69,6 +69,8 @@ def entry(folder: Path, monkeypatch: pytest.MonkeyPatch, stage_cache: Path) -> E
     monkeypatch.setattr(mixed, "find_entry", lambda name: loaded)
     monkeypatch.setattr(fitting, "FAMILIES", {"linear": fitting.FAMILIES["linear"]})
     monkeypatch.setattr(source, "EVALUATIONS", 300)
+    # Of the 64 numbers of this network's vectors, one that is a step off is more than a percent.
+    monkeypatch.setattr(proof, "ORT_EQUAL_SHARE", 0.9)
     monkeypatch.setenv("EDGEOPT_CACHE_DIR", str(stage_cache))
     return loaded
 
@@ -91,15 +93,15 @@ def test_from_budget_to_a_proven_bundle(
     assert all(check.result == "passed" for check in manifest.checks), manifest.checks
     assert manifest.subnet is not None
     subnet, plan = SubnetConfig.parse(manifest.subnet), BlockPlan.parse(manifest.plan)
-    assert plan.head == (4, 4, 4)  # as the made-up accuracies like it
+    assert plan.head == (2, 2, 2)  # as the made-up accuracies like it
     precision = read_plan((out / "plan.json").read_text())
     assert precision == to_precision(SPACE, subnet, plan)
     bits = manifest.figure("weight_bits")
     assert bits is not None and bits.value < 8
-    assert {k.weights for k in manifest.kernels if k.name in precision.layers} == {"w4"}
+    assert {k.weights for k in manifest.kernels if k.name in precision.layers} == {"w2"}
     assert any("of the" in note and "that int8 takes" in note for note in manifest.notes)
     page = (out / "report.html").read_text()
-    assert str(plan) in page and "packed 4 bits" in page
+    assert str(plan) in page and "packed 2 bits" in page
     # the supernet's own integers are what runs
     network = import_model(parse_model((out / "model_int8.onnx").read_bytes())).network
     elastic = load_elastic(SPACE, entry.weights, entry.quantizers)
