@@ -124,7 +124,8 @@ class Adaround:
     def __call__(
         self, weight: np.ndarray, gram: np.ndarray, scale: np.ndarray, bound: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        return adaround(weight, gram, scale, bound), scale
+        with torch.enable_grad():
+            return adaround(weight, gram, scale, bound), scale
 
 
 def main() -> None:

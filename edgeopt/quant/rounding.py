@@ -6,9 +6,9 @@ With X the inputs of a layer on calibration images and A = X^T X, rounding W to 
 
 Rounding to nearest takes A for a diagonal. Here columns are rounded one after the other and the
 columns to come make up for the error so far (optimal brain surgery: Frantar et al. 2022), then
-visited again one by one, each taking its best value given all others. Both are closed forms: a
-layer takes less than a second, where gradient descent on the same objective (AdaRound: Nagel et
-al. 2020) takes a thousand products with A for no better result; benchmarks/ptq.py has both.
+visited again one by one, each taking its best value given all others. Both are closed forms that
+go through the columns a few times, where gradient descent on the same objective (AdaRound: Nagel
+et al. 2020) takes a thousand products with A; benchmarks/ptq.py runs both.
 
 Groups of a convolution are layers of their own and are rounded side by side.
 """
