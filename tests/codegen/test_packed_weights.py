@@ -46,7 +46,7 @@ def test_what_is_not_supported_has_no_template() -> None:
     assert schedules.select(key, harness.HOST) is None
 
 
-@pytest.mark.parametrize("target", [harness.HOST, harness.NEON, harness.I8MM], ids=str)
+@pytest.mark.parametrize("target", [harness.HOST, harness.NEON, harness.I8MM], ids=lambda t: t.mcpu)
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.op)
 def test_weights_take_their_share_of_the_bytes(key: OpKey, target: TargetSpec) -> None:
     def size(bits: int) -> int:
@@ -77,7 +77,7 @@ def test_all_values_a_width_has_are_weights(bits: int, tmp_path: Path) -> None:
         harness.check(key, got, harness.reference(key, inputs, constants))
 
 
-@pytest.mark.parametrize("target", [harness.HOST, harness.AVX512], ids=str)
+@pytest.mark.parametrize("target", [harness.HOST, harness.AVX512], ids=lambda t: t.mcpu)
 def test_a_weight_that_does_not_fit_is_refused(target: TargetSpec) -> None:
     key = few(KEYS[0], 4)
     _, constants = harness.case(key, 1)
