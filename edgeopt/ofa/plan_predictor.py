@@ -7,23 +7,24 @@ quantization is at hand, what is learned is the change to what it says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from edgeopt.core.estimates import Estimate, Source
+from edgeopt.core.estimates import Estimate
 from edgeopt.core.space import SearchSpace
 from edgeopt.ofa.genes import FEATURES, features
 from edgeopt.ofa.plan_genes import PLAN_FEATURES, Planned, plan_features
 from edgeopt.ofa.plans import PlanEvaluation, uniform
 from edgeopt.ofa.predictor import (
     MINIMUM,
+    AccuracyModel,
     Document,
     Predictor,
-    Quality,
     dump_document,
     fit_measured,
     fit_predictor,
@@ -31,7 +32,6 @@ from edgeopt.ofa.predictor import (
     read_document,
     too_few,
 )
-from edgeopt.ofa.regression import compiled
 
 Floats = npt.NDArray[np.float64]
 
@@ -46,42 +46,15 @@ class _Stored(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PlanPredictor:
+class PlanPredictor(AccuracyModel):
     """Accuracies of subnets of one space under plans.
 
     Attributes:
-        space: the space.
-        document: the model as it is stored.
         subnets: predicts subnets in fp32, a feature; None where none were measured.
     """
 
-    space: SearchSpace
-    document: Document
     subnets: Predictor | None
-    _apply: Callable[[Floats], Floats] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_apply", compiled(self.document.model))
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """What to add to a prediction for the ends of its 90 % interval."""
-        return self.document.interval
-
-    @property
-    def quality(self) -> Quality:
-        """Its errors on pairs it was not fitted to."""
-        return self.document.quality
-
-    @property
-    def how(self) -> str:
-        """One phrase for reports."""
-        q = self.quality
-        return (
-            f"predictor fitted to {q.measured} measured subnets with plans "
-            f"(held-out Kendall τ {q.kendall_tau:.2f}, "
-            f"mean error {100 * q.mean_absolute_error:.2f} points)"
-        )
+    measured: ClassVar[str] = "measured subnets with plans"
 
     def predict(self, candidates: Sequence[Planned]) -> Floats:
         """Predicted accuracies (0..1), one a candidate."""
@@ -94,9 +67,7 @@ class PlanPredictor:
 
     def estimate(self, candidate: Planned) -> Estimate:
         """The same for one candidate, with its 90 % interval."""
-        value = float(self.predict([candidate])[0])
-        low, high = (min(1.0, max(0.0, value + end)) for end in self.interval)
-        return Estimate(value, low, high, Source.ESTIMATED, 0.0, self.how)
+        return self.within(float(self.predict([candidate])[0]))
 
     def dump(self) -> bytes:
         """The document as JSON."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import msgspec
 import numpy as np
@@ -66,12 +67,18 @@ class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Predictor:
-    """Accuracies of subnets of one space."""
+class AccuracyModel:
+    """A fitted model and what is known of its errors: what all predictors of accuracy share.
+
+    Attributes:
+        space: the space.
+        document: the model as it is stored.
+    """
 
     space: SearchSpace
     document: Document
     _apply: Callable[[Floats], Floats] = field(init=False, repr=False)
+    measured: ClassVar[str] = "measured subnets"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_apply", compiled(self.document.model))
@@ -83,7 +90,7 @@ class Predictor:
 
     @property
     def quality(self) -> Quality:
-        """Its errors on subnets it was not fitted to."""
+        """Its errors on what it was not fitted to."""
         return self.document.quality
 
     @property
@@ -91,10 +98,21 @@ class Predictor:
         """One phrase for reports."""
         q = self.quality
         return (
-            f"predictor fitted to {q.measured} measured subnets "
-            f"(held-out Kendall τ {q.kendall_tau:.2f}, "
+            f"predictor fitted to {q.measured} {self.measured} "
+            f"(held-out Kendall τ {q.kendall_tau:.3f}, "
             f"mean error {100 * q.mean_absolute_error:.2f} points)"
         )
+
+    def within(self, value: float) -> Estimate:
+        """A prediction with its 90 % interval."""
+        low, high = (min(1.0, max(0.0, value + end)) for end in self.interval)
+        return Estimate(value, low, high, Source.ESTIMATED, 0.0, self.how)
+
+
+class Predictor(AccuracyModel):
+    """Accuracies of subnets of one space."""
+
+    __slots__ = ()
 
     def predict(self, configs: Sequence[SubnetConfig]) -> Floats:
         """Predicted accuracies (0..1), one a subnet."""
@@ -104,9 +122,7 @@ class Predictor:
 
     def estimate(self, config: SubnetConfig) -> Estimate:
         """The same for one subnet, with its 90 % interval."""
-        value = float(self.predict([self.space.validate(config)])[0])
-        low, high = (min(1.0, max(0.0, value + end)) for end in self.interval)
-        return Estimate(value, low, high, Source.ESTIMATED, 0.0, self.how)
+        return self.within(float(self.predict([self.space.validate(config)])[0]))
 
     def dump(self) -> bytes:
         """The document as JSON."""
