@@ -7,12 +7,9 @@ from pathlib import Path
 
 import msgspec
 
-from edgeopt.core.errors import InputError, suggest
-from edgeopt.core.files import digest, read_bytes
-from edgeopt.core.space import SearchSpace, parse_space
-from edgeopt.zoo import entries
+from edgeopt.core.space import SearchSpace
 from edgeopt.zoo.card import Prediction
-from edgeopt.zoo.entries import FOLDER, REINSTALL, U8
+from edgeopt.zoo.reading import FOLDER, U8, Kind
 
 SCHEMA = 1
 CARD = "elastic.json"
@@ -25,8 +22,6 @@ FILES = {
     "evaluations.csv": 16 << 20,
     "predictor.json": 64 << 20,
 }
-#: Those that an entry may lack.
-OPTIONAL = frozenset({"predictor.json"})
 
 
 class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -73,6 +68,11 @@ class ElasticCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     digests: dict[str, str]  # file -> SHA-256
 
 
+_KIND = Kind(
+    "elastic supernet", CARD, ElasticCard, SCHEMA, FILES, optional=frozenset({"predictor.json"})
+)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ElasticEntry:
     """An elastic supernet; weights and quantizers are read by `edgeopt.pipeline.elastic_files`."""
@@ -91,7 +91,7 @@ class ElasticEntry:
 
 def names(folder: Path = FOLDER) -> tuple[str, ...]:
     """The elastic entries there are."""
-    return tuple(sorted(path.parent.name for path in folder.glob(f"*/{CARD}")))
+    return _KIND.names(folder)
 
 
 def load(name: str, folder: Path = FOLDER) -> ElasticEntry:
@@ -100,13 +100,7 @@ def load(name: str, folder: Path = FOLDER) -> ElasticEntry:
     Raises:
         InputError: no such entry, or a file of it is missing, changed or malformed.
     """
-    known = names(folder)
-    if name not in known:
-        raise InputError(
-            f"no elastic supernet {name!r} in the zoo", where="zoo",
-            hint=suggest(name, known, noun="supernet"),
-        )  # fmt: skip
-    return load_folder(folder / name)
+    return load_folder(_KIND.find(name, folder))
 
 
 def load_folder(folder: Path) -> ElasticEntry:
@@ -115,32 +109,9 @@ def load_folder(folder: Path) -> ElasticEntry:
     Raises:
         InputError: a file is missing, changed or malformed.
     """
-    text = read_bytes(folder / CARD, max_bytes=4 << 20, noun="card")
-    where = str(folder / CARD)
-    try:
-        card = msgspec.json.decode(text, type=ElasticCard)
-    except msgspec.DecodeError as error:
-        raise InputError(
-            f"not the card of an elastic supernet: {error}", where=where, hint=REINSTALL
-        ) from error
-    if card.schema != SCHEMA:
-        raise InputError(f"schema {card.schema} is not supported, only {SCHEMA}", where=where)
-    if card.name != folder.name:
-        raise InputError(f"is the card of {card.name!r}, not {folder.name!r}", where=where)
-    odd = set(card.digests) ^ set(FILES)
-    if odd - OPTIONAL:
-        raise InputError(
-            f"digests do not cover the entry's files: {', '.join(sorted(odd))}", where=where
-        )
-    data = {
-        name: entries.checked(folder / name, card.digests[name], FILES[name])
-        for name in card.digests
-    }
-    space = parse_space(entries.text_of(data["space.toml"], folder), str(folder / "space.toml"))
-    if card.space != space.name:
-        raise InputError(f"space is {space.name!r}, the card says {card.space!r}", where=where)
-    images = entries.images_of(data["calibration.npz"], space, str(folder / "calibration.npz"))
+    found = _KIND.read(folder)
     return ElasticEntry(
-        card.name, folder, space, folder / "weights.npz", folder / "quantizers.npz", images,
-        data["evaluations.csv"], data.get("predictor.json"), card, digest(text),
+        found.card.name, folder, found.space, folder / "weights.npz", folder / "quantizers.npz",
+        found.calibration, found.files["evaluations.csv"], found.files.get("predictor.json"),
+        found.card, found.digest,
     )  # fmt: skip
