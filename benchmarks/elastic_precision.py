@@ -28,7 +28,7 @@ from edgeopt.ofa.data import load_images, normalize
 from edgeopt.ofa.evaluate import count_right, fold_batch_norm
 from edgeopt.ofa.plans import uniform
 from edgeopt.pipeline.elastic_files import load_elastic
-from edgeopt.pipeline.elastic_train import QuantizeOptions, quantize_supernet
+from edgeopt.pipeline.elastic_train import QuantizeOptions, Start, quantize_supernet
 from edgeopt.zoo import elastic
 
 WIDTHS = (8, 4, 3, 2)
@@ -54,7 +54,7 @@ class Trial:
         else:
             options = replace(self.options, only=only)
             found = quantize_supernet(
-                space, self.base.weights, self.data, self.work / label, options,
+                space, Start(self.base.weights), self.data, self.work / label, options,
                 lambda event: print(label, dict(event), file=sys.stderr, flush=True),
             )  # fmt: skip
             net = load_elastic(space, found.weights, found.quantizers)

@@ -75,9 +75,13 @@ def _train(data: Path, out: Path, space: str, common: Mapping[str, Any]) -> None
 def _quantize(
     data: Path, out: Path, space: str | None, source: str, common: Mapping[str, Any]
 ) -> None:
-    from edgeopt import zoo
     from edgeopt.ofa.spaces import load_space
-    from edgeopt.pipeline.elastic_train import QuantizeOptions, quantize_supernet
+    from edgeopt.pipeline.elastic_train import (
+        QuantizeOptions,
+        Start,
+        quantize_supernet,
+        zoo_start,
+    )
 
     kind, colon, name = source.partition(":")
     if colon and kind == "zoo":
@@ -85,11 +89,10 @@ def _quantize(
             raise InputError(
                 f"{source} has its own space", where="--space", hint="leave --space out"
             )
-        entry = zoo.load(name)
-        chosen, weights = entry.space, entry.weights
+        chosen, start = zoo_start(name)
     else:
-        chosen, weights = load_space(space or "cifar"), Path(source)
-    result = quantize_supernet(chosen, weights, data, out, QuantizeOptions(**common), _teller())
+        chosen, start = load_space(space or "cifar"), Start(Path(source))
+    result = quantize_supernet(chosen, start, data, out, QuantizeOptions(**common), _teller())
     final = stdout()
     final.print(f"weights     {result.weights}", markup=False)
     final.print(f"quantizers  {result.quantizers}", markup=False)

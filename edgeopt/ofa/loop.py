@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from edgeopt.core.errors import EdgeoptError, InputError
 from edgeopt.core.files import digest, write_atomic
 from edgeopt.core.space import SearchSpace
 from edgeopt.ofa.data import ImageSet, augment, check_labels, load_images, normalize, pad
+from edgeopt.ofa.schedule import RunOptions
 
 Event = Mapping[str, object]
 OnEvent = Callable[[Event], None]
@@ -41,52 +42,7 @@ WEIGHTS = "weights.npz"
 _FREE = ("minutes", "workers", "checkpoint_seconds", "evaluate_seconds", "evaluate_images")
 
 
-class LoopOptions(Protocol):
-    """What every kind of run has among its options, a frozen dataclass."""
-
-    @property
-    def epochs(self) -> float:
-        """Passes over the images."""
-
-    @property
-    def minutes(self) -> float | None:
-        """Wall-clock budget; whichever is further on sets the progress."""
-
-    @property
-    def batch(self) -> int:
-        """Images a step, over all workers."""
-
-    @property
-    def workers(self) -> int:
-        """Processes of one thread each."""
-
-    @property
-    def seed(self) -> int:
-        """Seed of weights, order, crops and subnets."""
-
-    @property
-    def crop_pad(self) -> int:
-        """Pixels that crops are moved by."""
-
-    @property
-    def checkpoint_seconds(self) -> float:
-        """Time between checkpoints."""
-
-    @property
-    def evaluate_seconds(self) -> float:
-        """Time between evaluations."""
-
-    def phase(self, progress: float) -> str:
-        """Name of what is being done."""
-
-    def rate(self, progress: float) -> float:
-        """Learning rate."""
-
-    def decay(self, step: int) -> float:
-        """Decay of the averaged weights."""
-
-
-Options = TypeVar("Options", bound=LoopOptions)
+Options = TypeVar("Options", bound=RunOptions)
 Result = TypeVar("Result")
 
 
@@ -299,7 +255,7 @@ class Loop(ABC, Generic[Options, Result]):
             "step": self.step,
             **self.flags,
             "started_at": self.started_at,
-            "options": json.dumps(_fields(self.options)),
+            "options": json.dumps(asdict(self.options)),
             **self._kept(),
         }
         stream = io.BytesIO()
@@ -402,9 +358,5 @@ def _follow(make: Make, rank: int, workers: int, meeting: str) -> None:
     dist.destroy_process_group()
 
 
-def _fields(options: LoopOptions) -> dict[str, Any]:
-    return asdict(options)  # type: ignore[call-overload,no-any-return]
-
-
-def _bound(options: LoopOptions) -> list[tuple[str, object]]:
-    return [(k, v) for k, v in _fields(options).items() if k not in _FREE]
+def _bound(options: RunOptions) -> list[tuple[str, object]]:
+    return sorted((k, v) for k, v in asdict(options).items() if k not in _FREE)

@@ -6,20 +6,18 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 from edgeopt.core.errors import InputError
 from edgeopt.core.space import SearchSpace, SubnetConfig
 
 
 @dataclass(frozen=True, slots=True)
-class TrainOptions:
-    """How to train a supernet.
+class RunOptions:
+    """What every training run has: length, workers, and a learning rate over time.
 
     Length: ``epochs``, and/or a wall-clock budget of ``minutes``; whichever is further on sets
-    the progress, so that the learning rate always ends at zero. Progress runs from 0 to 1 in
-    three phases: up to ``grow`` the largest subnet with the smallest kernels (they cost half),
-    up to ``shrink`` the largest subnet, then the sandwich rule: largest, ``samples`` random ones
-    and smallest, each distilled from the largest one's outputs of the same step.
+    the progress, 0 to 1, so that the learning rate always ends at zero.
     """
 
     epochs: float = 60.0
@@ -32,21 +30,18 @@ class TrainOptions:
     momentum: float = 0.9
     weight_decay: float = 3e-4
     label_smoothing: float = 0.05
-    distill_weight: float = 0.6
     ema_decay: float = 0.998
-    grow: float = 0.22
-    shrink: float = 0.55
-    samples: int = 1
     crop_pad: int = 2
     checkpoint_seconds: float = 120.0
     evaluate_seconds: float = 300.0
     evaluate_images: int = 2000
+    noun: ClassVar[str] = "training options"
 
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if value is not None and not math.isfinite(value):
-                raise InputError(f"{item.name} is {value}", where="training options")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"{item.name} is {value}", where=self.noun)
         checks = {
             "epochs must be positive": self.epochs > 0,
             "minutes must be positive": self.minutes is None or self.minutes > 0,
@@ -56,20 +51,21 @@ class TrainOptions:
             "warmup must be 0 to 0.5": 0 <= self.warmup <= 0.5,
             "momentum must be 0 to below 1": 0 <= self.momentum < 1,
             "ema_decay must be 0 to below 1": 0 <= self.ema_decay < 1,
-            "0 <= grow <= shrink <= 1 must hold": 0 <= self.grow <= self.shrink <= 1,
-            "samples must be 0 to 16": 0 <= self.samples <= 16,
             "crop_pad must be 0 to 16": 0 <= self.crop_pad <= 16,
             "label_smoothing must be 0 to below 1": 0 <= self.label_smoothing < 1,
+            **self.limits(),
         }
         for text, holds in checks.items():
             if not holds:
-                raise InputError(text, where="training options")
+                raise InputError(text, where=self.noun)
+
+    def limits(self) -> dict[str, bool]:
+        """What else must hold of the options of this kind of run."""
+        return {}
 
     def phase(self, progress: float) -> str:
-        """``grow``, ``largest`` or ``sandwich``."""
-        if progress < self.grow:
-            return "grow"
-        return "largest" if progress < self.shrink else "sandwich"
+        """Name of what is being done."""
+        return "train"
 
     def rate(self, progress: float) -> float:
         """Learning rate: linear warm-up, then half a cosine down to zero."""
@@ -80,6 +76,35 @@ class TrainOptions:
     def decay(self, step: int) -> float:
         """Decay of the averaged weights; they follow fast at first."""
         return min(self.ema_decay, (1.0 + step) / (10.0 + step))
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions(RunOptions):
+    """How to train a supernet.
+
+    Progress runs through three phases: up to ``grow`` the largest subnet with the smallest kernels
+    (they cost half), up to ``shrink`` the largest subnet, then the sandwich rule: largest,
+    ``samples`` random ones and smallest, each distilled from the largest one's outputs of the same
+    step.
+    """
+
+    distill_weight: float = 0.6
+    grow: float = 0.22
+    shrink: float = 0.55
+    samples: int = 1
+
+    def limits(self) -> dict[str, bool]:
+        """Of phases and samples."""
+        return {
+            "0 <= grow <= shrink <= 1 must hold": 0 <= self.grow <= self.shrink <= 1,
+            "samples must be 0 to 16": 0 <= self.samples <= 16,
+        }
+
+    def phase(self, progress: float) -> str:
+        """``grow``, ``largest`` or ``sandwich``."""
+        if progress < self.grow:
+            return "grow"
+        return "largest" if progress < self.shrink else "sandwich"
 
     def subnets(
         self, space: SearchSpace, progress: float, step: int

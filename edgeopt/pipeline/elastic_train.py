@@ -13,14 +13,15 @@ import functools
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgeopt.core.errors import InputError
+from edgeopt import zoo
 from edgeopt.core.files import digest, read_bytes
 from edgeopt.core.space import SearchSpace, SubnetConfig
 from edgeopt.ofa import plans
@@ -29,19 +30,21 @@ from edgeopt.ofa.data import normalize
 from edgeopt.ofa.evaluate import fold_batch_norm, prepare
 from edgeopt.ofa.loop import WEIGHTS, Loop, OnEvent, accuracy, run_workers
 from edgeopt.ofa.plans import BlockPlan, uniform
-from edgeopt.ofa.schedule import at_resolution
+from edgeopt.ofa.schedule import RunOptions, at_resolution
 from edgeopt.ofa.train import decays
 from edgeopt.pipeline.elastic import ElasticNet
-from edgeopt.pipeline.elastic_files import QUANTIZERS, save_elastic
+from edgeopt.pipeline.elastic_files import QUANTIZERS, load_elastic, save_elastic
 from edgeopt.quant.elastic import kurtosis
+from edgeopt.zoo import elastic
 
 _BETAS = (0.9, 0.98)
 _STATISTICS = 2000  # images that the guide's batch norms are measured on
+_LARGEST, _SMALLEST = 0.3, 0.15  # shares of the steps
 
 
 @dataclass(frozen=True, slots=True)
-class QuantizeOptions:
-    """How to fine-tune a supernet for quantization; see `edgeopt.ofa.schedule.TrainOptions`.
+class QuantizeOptions(RunOptions):
+    """How to fine-tune a supernet for quantization.
 
     ``scale_rate`` is the learning rate of the logarithms of scales, and ``slower`` the share of it
     that steps of 4, 3 and 2 bits learn with (adaptive learning rate scaling). ``kurtosis`` weighs
@@ -49,75 +52,41 @@ class QuantizeOptions:
     """
 
     epochs: float = 10.0
-    minutes: float | None = None
-    batch: int = 128
-    workers: int = 1
-    seed: int = 0
     learning_rate: float = 0.02
     warmup: float = 0.05
-    momentum: float = 0.9
     weight_decay: float = 1e-4
-    label_smoothing: float = 0.05
+    evaluate_seconds: float = 600.0
     label_weight: float = 0.5  # of the labels against the guide, in the high plan
     guide_weight: float = 0.5  # of the largest's outputs against the plan above, in the others
     scale_rate: float = 2e-3
     slower: tuple[float, float, float] = (0.5, 0.3, 0.2)
     kurtosis: float = 0.01
-    ema_decay: float = 0.998
     only: str = ""  # one subnet instead of all
-    crop_pad: int = 2
-    checkpoint_seconds: float = 120.0
-    evaluate_seconds: float = 600.0
-    evaluate_images: int = 2000
+    noun: ClassVar[str] = "quantization options"
 
-    def __post_init__(self) -> None:
-        for item in fields(self):
-            value = getattr(self, item.name)
-            if isinstance(value, float) and not math.isfinite(value):
-                raise InputError(f"{item.name} is {value}", where="quantization options")
-        shares = {"label_weight": self.label_weight, "guide_weight": self.guide_weight}
-        checks = {
-            "epochs must be positive": self.epochs > 0,
-            "minutes must be positive": self.minutes is None or self.minutes > 0,
-            "workers must be 1 to 256": 1 <= self.workers <= 256,
-            "batch must be at least 2 images a worker": self.batch >= 2 * self.workers,
-            "learning_rate must be positive": self.learning_rate > 0,
+    def limits(self) -> dict[str, bool]:
+        """Of what pulls at weights and scales."""
+        return {
             "scale_rate must not be negative": self.scale_rate >= 0,
             "kurtosis must not be negative": self.kurtosis >= 0,
-            "warmup must be 0 to 0.5": 0 <= self.warmup <= 0.5,
-            "momentum must be 0 to below 1": 0 <= self.momentum < 1,
-            "ema_decay must be 0 to below 1": 0 <= self.ema_decay < 1,
-            "crop_pad must be 0 to 16": 0 <= self.crop_pad <= 16,
-            "label_smoothing must be 0 to below 1": 0 <= self.label_smoothing < 1,
-            **{f"{name} must be 0 to 1": 0 <= value <= 1 for name, value in shares.items()},
+            "label_weight must be 0 to 1": 0 <= self.label_weight <= 1,
+            "guide_weight must be 0 to 1": 0 <= self.guide_weight <= 1,
         }
-        for text, holds in checks.items():
-            if not holds:
-                raise InputError(text, where="quantization options")
 
     def phase(self, progress: float) -> str:
         """There is one."""
         return "quantize"
 
-    def rate(self, progress: float) -> float:
-        """Learning rate: linear warm-up, then half a cosine down to zero."""
-        cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
-        ramp = min(1.0, progress / self.warmup) if self.warmup else 1.0
-        return self.learning_rate * cosine * max(ramp, 0.02)
-
-    def decay(self, step: int) -> float:
-        """Decay of the averaged weights; they follow fast at first."""
-        return min(self.ema_decay, (1.0 + step) / (10.0 + step))
-
     def subnet(self, space: SearchSpace, step: int) -> SubnetConfig:
-        """The subnet of a step: one of the extremes in two of five."""
+        """The subnet of a step: often an extreme; the largest, which has most to lose, most."""
         if self.only:
             return space.validate(SubnetConfig.parse(self.only))
         rng = random.Random(f"{self.seed}/subnet/{step}")
         draw, size = rng.random(), max(space.resolutions)
-        if draw < 0.2:
+        if draw < _LARGEST:
             return space.max_config()
-        return at_resolution(space.min_config() if draw < 0.4 else space.sample(rng), size)
+        smallest = draw < _LARGEST + _SMALLEST
+        return at_resolution(space.min_config() if smallest else space.sample(rng), size)
 
     def plans(self, space: SearchSpace, step: int) -> tuple[BlockPlan, ...]:
         """The plans of a step: high, random, low."""
@@ -147,9 +116,48 @@ class QuantizeResult:
     smallest: dict[int, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a run starts from.
+
+    Attributes:
+        weights: see `edgeopt.ofa.checkpoint.load_weights`.
+        quantizers: of a supernet that was fine-tuned before; None to fit them to the weights.
+        guide: fp32 weights whose largest subnet guides; None for ``weights``.
+    """
+
+    weights: Path
+    quantizers: Path | None = None
+    guide: Path | None = None
+
+    @property
+    def files(self) -> list[Path]:
+        """Those that are given."""
+        return [path for path in (self.weights, self.quantizers, self.guide) if path is not None]
+
+    def identity(self) -> str:
+        """Digest of all files."""
+        found = [read_bytes(p, max_bytes=MAX_FILE_BYTES, noun="weights file") for p in self.files]
+        return digest(b"".join(digest(data).encode() for data in found))
+
+
+def zoo_start(name: str) -> tuple[SearchSpace, Start]:
+    """Space and weights of a zoo entry; an elastic one goes on, guided by what it was made of.
+
+    Raises:
+        InputError: no such entry, or a file of it is missing, changed or malformed.
+    """
+    if name in elastic.names():
+        entry = elastic.load(name)
+        guide = zoo.load(entry.card.base)
+        return entry.space, Start(entry.weights, entry.quantizers, guide.weights)
+    base = zoo.load(name)
+    return base.space, Start(base.weights)
+
+
 def quantize_supernet(
     space: SearchSpace,
-    weights: Path,
+    start: Start,
     data: Path,
     out_dir: Path,
     options: QuantizeOptions | None = None,
@@ -159,7 +167,7 @@ def quantize_supernet(
 
     Args:
         space: the search space.
-        weights: fp32 weights to start from (see `edgeopt.ofa.checkpoint.load_weights`).
+        start: weights to start from.
         data: npz file or image folder with train and test images.
         out_dir: receives ``weights.npz``, ``quantizers.npz``, journal and checkpoint.
         options: see `QuantizeOptions`.
@@ -170,9 +178,10 @@ def quantize_supernet(
     """
     options = options or QuantizeOptions()
     options.subnet(space, 0)  # refuses one that is not in the space
-    load_weights(space, weights)  # refused here rather than in a worker process
+    load_elastic(space, start.weights, start.quantizers)  # refused here, not in a worker process
+    load_weights(space, start.guide or start.weights)
     make = functools.partial(
-        _make, space=space, weights=weights, data=data, out_dir=out_dir, options=options
+        _make, space=space, start=start, data=data, out_dir=out_dir, options=options
     )
     result: QuantizeResult = run_workers(make, out_dir, options.workers, on_event)
     return result
@@ -180,29 +189,27 @@ def quantize_supernet(
 
 def _make(
     rank: int, on_event: OnEvent | None, *,
-    space: SearchSpace, weights: Path, data: Path, out_dir: Path, options: QuantizeOptions,
+    space: SearchSpace, start: Start, data: Path, out_dir: Path, options: QuantizeOptions,
 ) -> _Worker:  # fmt: skip
-    return _Worker(rank, space, weights, data, out_dir, options, on_event)
+    return _Worker(rank, space, start, data, out_dir, options, on_event)
 
 
 class _Worker(Loop[QuantizeOptions, QuantizeResult]):
     net: ElasticNet
 
     def __init__(
-        self, rank: int, space: SearchSpace, weights: Path, data: Path, out_dir: Path,
+        self, rank: int, space: SearchSpace, start: Start, data: Path, out_dir: Path,
         options: QuantizeOptions, on_event: OnEvent | None,
     ) -> None:  # fmt: skip
-        self.source = weights
-        start = digest(read_bytes(weights, max_bytes=MAX_FILE_BYTES, noun="weights file"))
-        super().__init__(rank, space, data, out_dir, options, on_event, start)
-        supernet = load_weights(space, weights)
+        self.start = start
+        super().__init__(rank, space, data, out_dir, options, on_event, start.identity())
+        supernet = load_weights(space, start.guide or start.weights)
         real = normalize(self.train_set.images[:_STATISTICS], space)
         teacher = space.max_config()
         self.guide = fold_batch_norm(prepare(supernet, teacher, real))
 
     def build(self) -> ElasticNet:
-        net = ElasticNet(load_weights(self.space, self.source))
-        net.fit()
+        net = load_elastic(self.space, self.start.weights, self.start.quantizers).train()
         parameters = [n for n, _ in net.named_parameters()]
         self.adapted = [n for n in parameters if n.startswith("quantizers.")]
         self.squares = {n: torch.zeros_like(net.get_parameter(n)) for n in self.adapted}
@@ -274,7 +281,7 @@ class _Worker(Loop[QuantizeOptions, QuantizeResult]):
     # -- what worker 0 keeps -------------------------------------------------------------------
 
     def _averaged(self) -> ElasticNet:
-        net = ElasticNet(load_weights(self.space, self.source))
+        net = ElasticNet(load_weights(self.space, self.start.weights))
         net.load_state_dict(self.average, strict=False)
         return net.eval()
 

@@ -25,7 +25,12 @@ from edgeopt.ofa.schedule import TrainOptions
 from edgeopt.ofa.train import train
 from edgeopt.pipeline.elastic import ElasticNet
 from edgeopt.pipeline.elastic_files import load_elastic
-from edgeopt.pipeline.elastic_train import QuantizeOptions, quantize_supernet
+from edgeopt.pipeline.elastic_train import (
+    QuantizeOptions,
+    Start,
+    quantize_supernet,
+    zoo_start,
+)
 from tests.ofa.conftest import TINY, randomized
 
 SHORT = QuantizeOptions(
@@ -74,7 +79,7 @@ def test_two_bits_learn_what_rounding_lost(
     space: SearchSpace, data: Path, weights: Path, tmp_path: Path
 ) -> None:
     options = replace(SHORT, epochs=8, checkpoint_seconds=1e9, ema_decay=0.9)
-    result = quantize_supernet(space, weights, data, tmp_path / "run", options)
+    result = quantize_supernet(space, Start(weights), data, tmp_path / "run", options)
     assert result.steps == 8 * 12
     assert result.largest[8] > 0.8
     test, real = load_images(data, "test", 16), load_images(data, "train", 16)
@@ -104,12 +109,13 @@ def test_two_bits_learn_what_rounding_lost(
 def test_a_killed_run_goes_on_exactly(
     space: SearchSpace, data: Path, weights: Path, tmp_path: Path
 ) -> None:
-    quantize_supernet(space, weights, data, tmp_path / "whole", SHORT)
+    quantize_supernet(space, Start(weights), data, tmp_path / "whole", SHORT)
     code = (
         "import sys; from pathlib import Path\n"
         "from tests.pipeline.test_elastic_train import SHORT, space_of_tests\n"
-        "from edgeopt.pipeline.elastic_train import quantize_supernet\n"
-        "quantize_supernet(space_of_tests(), *map(Path, sys.argv[1:]), SHORT)\n"
+        "from edgeopt.pipeline.elastic_train import Start, quantize_supernet\n"
+        "weights, data, out = map(Path, sys.argv[1:])\n"
+        "quantize_supernet(space_of_tests(), Start(weights), data, out, SHORT)\n"
     )
     folder = tmp_path / "cut"
     process = subprocess.Popen([sys.executable, "-c", code, str(weights), str(data), str(folder)])
@@ -118,7 +124,7 @@ def test_a_killed_run_goes_on_exactly(
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert 0 < torch.load(folder / CHECKPOINT, weights_only=True)["step"] <= 12
-    quantize_supernet(space, weights, data, folder, SHORT)
+    quantize_supernet(space, Start(weights), data, folder, SHORT)
     whole, cut = (
         torch.load(f / CHECKPOINT, weights_only=True) for f in (tmp_path / "whole", folder)
     )
@@ -132,13 +138,44 @@ def test_another_start_in_the_folder_is_refused(
     space: SearchSpace, data: Path, weights: Path, tmp_path: Path
 ) -> None:
     folder, short = tmp_path / "run", replace(SHORT, epochs=0.1)
-    quantize_supernet(space, weights, data, folder, short)
+    quantize_supernet(space, Start(weights), data, folder, short)
     other = tmp_path / "other.npz"
     save_weights(randomized(space, 5), other)
     with pytest.raises(InputError, match="holds a run with another space, data set or options"):
-        quantize_supernet(space, other, data, folder, short)
+        quantize_supernet(space, Start(other), data, folder, short)
     with pytest.raises(InputError, match="holds a run with another space, data set or options"):
-        quantize_supernet(space, weights, data, folder, replace(short, kurtosis=0.5))
+        quantize_supernet(space, Start(weights), data, folder, replace(short, kurtosis=0.5))
+
+
+def test_a_fine_tuned_supernet_is_where_another_run_starts(
+    space: SearchSpace, data: Path, weights: Path, tmp_path: Path
+) -> None:
+    found = quantize_supernet(space, Start(weights), data, tmp_path / "first", SHORT)
+    start = Start(found.weights, found.quantizers, weights)
+    still = replace(SHORT, epochs=1e-6, learning_rate=1e-9, scale_rate=0.0, kurtosis=0.0)
+    again = quantize_supernet(space, start, data, tmp_path / "second", still)
+    before = load_elastic(space, found.weights, found.quantizers).state_dict()
+    after = load_elastic(space, again.weights, again.quantizers).state_dict()
+    fitted = load_elastic(space, found.weights, None).state_dict()
+    steps = [name for name in before if "log_step" in name]
+    assert any(not torch.allclose(fitted[name], before[name]) for name in steps)
+    for name in steps:
+        torch.testing.assert_close(after[name], before[name])
+    with pytest.raises(InputError, match="holds a run with another space, data set or options"):
+        quantize_supernet(space, Start(found.weights, found.quantizers), data,
+                          tmp_path / "second", still)  # fmt: skip
+    with pytest.raises(InputError, match="no such quantizers file"):
+        quantize_supernet(space, Start(weights, tmp_path / "none.npz"), data, tmp_path / "x", SHORT)
+
+
+def test_entries_of_the_zoo_are_starts() -> None:
+    space, start = zoo_start("cifar_mbv3")
+    assert start.quantizers is None and start.guide is None and start.weights.exists()
+    again, start = zoo_start("cifar_mbv3_q")
+    assert again == space and start.quantizers is not None and start.guide is not None
+    assert start.guide.parent.name == "cifar_mbv3" and start.weights.parent.name == "cifar_mbv3_q"
+    with pytest.raises(InputError, match="no supernet 'cifar_mbv4' in the zoo"):
+        zoo_start("cifar_mbv4")
 
 
 def test_one_subnet_alone_and_its_plans(space: SearchSpace) -> None:
