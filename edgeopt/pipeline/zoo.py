@@ -8,34 +8,39 @@ cut goes on where it stopped. The entry appears complete, or not at all.
 from __future__ import annotations
 
 import argparse
-import io
-import json
 import random
-import shutil
 import statistics
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from edgeopt.core.errors import EdgeoptError, InputError
-from edgeopt.core.files import digest, read_bytes, write_atomic
+from edgeopt.core.files import digest, read_bytes
 from edgeopt.core.space import SearchSpace, SubnetConfig, parse_space
 from edgeopt.ofa.checkpoint import load_weights
 from edgeopt.ofa.data import ImageSet, check_labels, load_images, normalize
 from edgeopt.ofa.describe import describe
-from edgeopt.ofa.distill import DistillOptions, distill_images
+from edgeopt.ofa.distill import DistillOptions
 from edgeopt.ofa.evaluate import Evaluation, evaluate_subnets, prepare
+from edgeopt.ofa.extract import StaticNet
 from edgeopt.ofa.genes import SubnetDomain
 from edgeopt.ofa.predictor import fit_predictor
 from edgeopt.ofa.supernet import Supernet
+from edgeopt.pipeline.zoo_build import (
+    About,
+    Say,
+    add_common,
+    distilled,
+    install,
+    npz,
+    of_all_sizes,
+    run_main,
+    spread,
+)
 from edgeopt.pipeline.zoo_card import render_card
 from edgeopt.pipeline.zoo_int8 import measure_int8
 from edgeopt.zoo import load_folder
@@ -43,7 +48,6 @@ from edgeopt.zoo.card import SCHEMA, Accuracy, Calibration, Card, Int8
 from edgeopt.zoo.entries import CARD, FILES
 
 U8 = npt.NDArray[np.uint8]
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +118,7 @@ def build_entry(
     files = {
         "space.toml": space_text,
         "weights.npz": weight_bytes,
-        "calibration.npz": _npz(calibration),
+        "calibration.npz": npz(calibration),
         "predictor.json": predictor.dump(),
         "evaluations.csv": _csv(results),
     }
@@ -133,7 +137,7 @@ def build_entry(
         licences=dict(licences or {}),
         digests={name: digest(content) for name, content in files.items()},
     )
-    _install(out, files, card, render_card(card, space))
+    install(out, files, (CARD, card), render_card(card, space), load_folder)
     return card
 
 
@@ -153,36 +157,26 @@ class _Build:
         options = self.options
         recipe = digest(repr((options.distill, options.anchors, len(self.train))).encode())[:8]
         kept = self.work / f"distilled-{self.weights_id}-{recipe}.npz"
-        if kept.exists():
-            with np.load(kept, allow_pickle=False) as archive:
-                return np.asarray(archive["images"])
-        self.say(f"taking statistics of {options.anchors} anchor subnets from real images")
-        real = normalize(self.train.images, self.space)
-        rng = random.Random(f"{options.seed}/anchors")
-        anchors = [self.space.max_config(), self.space.min_config()]
-        while len(anchors) < options.anchors:
-            anchors.append(self.space.sample(rng))
-        nets = [prepare(self.supernet, config, real) for config in anchors]
 
-        def progress(step: int, steps: int, mismatch: float) -> None:
-            if step % 50 == 0:
-                self.say(f"distilling images: step {step} of {steps}, mismatch {mismatch:.4f}")
+        def nets() -> list[StaticNet]:
+            real = normalize(self.train.images, self.space)
+            rng = random.Random(f"{options.seed}/anchors")
+            anchors = [self.space.max_config(), self.space.min_config()]
+            while len(anchors) < options.anchors:
+                anchors.append(self.space.sample(rng))
+            return [prepare(self.supernet, config, real) for config in anchors]
 
-        images = distill_images(nets, self.space, options.distill, progress)
-        write_atomic(kept, _npz(images))
-        return images
+        return distilled(nets, self.space, options.distill, kept, self.say)
 
     def sample(self) -> list[SubnetConfig]:
         """Extremes, then draws that reach all sizes, half of them uniform."""
-        space, rng = self.space, np.random.default_rng(self.options.seed)
-        domain = SubnetDomain(space)
-        values = np.asarray(domain.cardinalities)
+        space, wanted = self.space, min(self.options.subnets + 2, SubnetDomain(self.space).size)
         uniform = random.Random(f"{self.options.seed}/sample")
         found = dict.fromkeys((space.max_config(), space.min_config()))
-        while len(found) < min(self.options.subnets + 2, domain.size):
-            drawn = rng.binomial(values - 1, rng.random())
-            found[domain.decode(tuple(int(g) for g in drawn))] = None
-            if len(found) < self.options.subnets + 2:
+        draws = of_all_sizes(space, self.options.seed)
+        while len(found) < wanted:
+            found[next(draws)] = None
+            if len(found) < wanted:
                 found[space.sample(uniform)] = None
         return list(found)
 
@@ -230,12 +224,10 @@ class _Build:
         count = min(self.options.int8_subnets, len(results))
         if not count:
             return None
-        ordered = sorted(results, key=lambda r: (r.accuracy, str(r.config)))
-        at = np.linspace(0, len(ordered) - 1, count).round().astype(int)
         inputs = digest(calibration.tobytes() + repr(self.test.images.shape).encode())[:8]
         kept = self.work / f"int8-{self.weights_id}-{inputs}.json"
         return measure_int8(
-            self.supernet, [ordered[i] for i in at], calibration, self.test, kept, self.say
+            self.supernet, spread(results, count), calibration, self.test, kept, self.say
         )
 
 
@@ -253,36 +245,10 @@ def _accuracy(space: SearchSpace, results: Sequence[Evaluation]) -> Accuracy:
     )
 
 
-def _npz(images: U8) -> bytes:
-    stream = io.BytesIO()
-    np.savez_compressed(stream, images=images)
-    return stream.getvalue()
-
-
 def _csv(results: Sequence[Evaluation]) -> bytes:
     lines = ["subnet,right,images,accuracy"]
     lines += [f"{r.config},{r.right},{r.images},{r.accuracy:.4f}" for r in results]
     return ("\n".join(lines) + "\n").encode()
-
-
-def _install(out: Path, files: Mapping[str, bytes], card: Card, text: str) -> None:
-    """Write the entry beside ``out``, load it from there, then move its files in."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".zoo-", dir=out.parent) as folder:
-            draft = Path(folder) / out.name
-            draft.mkdir()
-            for name, content in files.items():
-                write_atomic(draft / name, content)
-            document = msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n"
-            write_atomic(draft / CARD, document)
-            write_atomic(draft / "README.md", text)
-            load_folder(draft)
-            out.mkdir(exist_ok=True)
-            for path in sorted(draft.iterdir()):
-                shutil.move(path, out / path.name)
-    except OSError as error:
-        raise InputError(f"cannot write: {error.strerror}", where=str(out)) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -293,23 +259,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--space", type=Path, required=True, help="search space, TOML")
     parser.add_argument("--weights", type=Path, required=True, help="trained weights, npz")
-    parser.add_argument("--data", type=Path, required=True, help="npz file or folder of images")
-    parser.add_argument("--out", type=Path, required=True, help="the entry's folder")
-    parser.add_argument("--work", type=Path, required=True, help="folder of intermediate results")
-    parser.add_argument("--about", type=Path, help="JSON with the objects training and licences")
     parser.add_argument("--subnets", type=int, default=usual.subnets)
     parser.add_argument("--int8-subnets", type=int, default=usual.int8_subnets)
     parser.add_argument("--test-images", type=int, help="fewer than all, for a trial")
     parser.add_argument("--distill-steps", type=int, default=usual.distill.steps)
-    parser.add_argument("--workers", type=int, default=usual.workers)
-    given = parser.parse_args(arguments)
-    started = time.monotonic()
+    add_common(parser, usual.workers)
 
-    def say(text: str) -> None:
-        print(f"[{time.monotonic() - started:6.0f} s] {text}", file=sys.stderr, flush=True)
-
-    try:
-        about = json.loads(given.about.read_text()) if given.about else {}
+    def run(given: argparse.Namespace, about: About, say: Say) -> str:
         card = build_entry(
             given.space, given.weights, given.data, given.out, work=given.work,
             options=ZooOptions(
@@ -319,12 +275,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             ),
             training=about.get("training"), licences=about.get("licences"), say=say,
         )  # fmt: skip
-    except EdgeoptError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    say(f"wrote {given.out}: largest {card.accuracy.largest:.2%}, "
-        f"smallest {card.accuracy.smallest:.2%}")  # fmt: skip
-    return 0
+        return f"largest {card.accuracy.largest:.2%}, smallest {card.accuracy.smallest:.2%}"
+
+    return run_main(parser.parse_args(arguments), run)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,9 @@ the work folder; a run that is cut goes on where it stopped.
 from __future__ import annotations
 
 import argparse
-import json
 import random
-import shutil
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,15 +22,15 @@ import numpy.typing as npt
 import torch
 
 from edgeopt import zoo
-from edgeopt.core.errors import EdgeoptError, InputError
 from edgeopt.core.files import digest, read_bytes, write_atomic
 from edgeopt.core.lowbits import packed_bytes
 from edgeopt.core.space import SearchSpace, SubnetConfig
 from edgeopt.ofa import plans
 from edgeopt.ofa.checkpoint import load_weights
-from edgeopt.ofa.data import ImageSet, check_labels, load_images
+from edgeopt.ofa.data import ImageSet, check_labels, load_images, normalize
+from edgeopt.ofa.distill import DistillOptions
 from edgeopt.ofa.evaluations import Pair
-from edgeopt.ofa.genes import SubnetDomain
+from edgeopt.ofa.extract import StaticNet
 from edgeopt.ofa.plan_predictor import fit_plan_predictor
 from edgeopt.ofa.plans import BlockPlan, PlanEvaluation
 from edgeopt.ofa.predictor import MINIMUM, load_predictor
@@ -42,11 +38,21 @@ from edgeopt.pipeline.elastic import ElasticNet
 from edgeopt.pipeline.elastic_evaluate import count_exactly, evaluate_plans
 from edgeopt.pipeline.elastic_files import QUANTIZERS, load_elastic, save_elastic
 from edgeopt.pipeline.elastic_plans import mixed_plans
+from edgeopt.pipeline.zoo_build import (
+    About,
+    Say,
+    add_common,
+    distilled,
+    install,
+    npz,
+    of_all_sizes,
+    run_main,
+    spread,
+)
 from edgeopt.pipeline.zoo_elastic_card import render_elastic
-from edgeopt.zoo.elastic import CARD, FILES, SCHEMA, CalibrationRow, ElasticCard, Row, load_folder
+from edgeopt.zoo.elastic import CARD, SCHEMA, CalibrationRow, ElasticCard, Row, load_folder
 
 U8 = npt.NDArray[np.uint8]
-Say = Callable[[str], None]
 
 #: Widths that all layers of the card's uniform plans have.
 UNIFORM = (8, 4, 3, 2)
@@ -66,8 +72,10 @@ class ElasticOptions:
     compared_images: int = 2000
     real_images: int = 2000
     plan_images: int = 600  # training images that mixed plans are chosen on
+    anchors: int = 12  # subnets that shipped images are distilled from
     workers: int = 2
     seed: int = 0
+    distill: DistillOptions = DistillOptions(steps=1000)  # noqa: RUF009 (frozen)
 
 
 def build_elastic(
@@ -110,6 +118,7 @@ def build_elastic(
     test = load_images(data, "test", size, space.in_channels)
     check_labels(test, space, str(data))
     job = _Build(base, net, train, test, work, options, say)
+    images = job.calibration
     pairs = job.pairs()
     rows = job.rows()
     compared = job.compare()
@@ -121,9 +130,7 @@ def build_elastic(
         "space.toml": read_bytes(base.folder / "space.toml", max_bytes=1 << 20, noun="space"),
         "weights.npz": kept[0],
         "quantizers.npz": kept[1],
-        "calibration.npz": read_bytes(
-            base.folder / "calibration.npz", max_bytes=FILES["calibration.npz"], noun="images"
-        ),
+        "calibration.npz": npz(images),
         "evaluations.csv": plans.write_evaluations(pairs),
     }
     prediction = None
@@ -140,7 +147,7 @@ def build_elastic(
         space=space.name,
         trained=weights is not None,
         rows=rows,
-        calibration_images=len(base.calibration),
+        calibration_images=len(images),
         real_images=options.real_images,
         calibration=compared,
         pairs=sum(pair.plan is not None for pair in pairs),
@@ -150,7 +157,7 @@ def build_elastic(
         licences=dict(licences or {}),
         digests={name: digest(content) for name, content in files.items()},
     )
-    _install(out, files, card, render_elastic(card))
+    install(out, files, (CARD, card), render_elastic(card), _check)
     return card
 
 
@@ -174,6 +181,31 @@ class _Build:
         state = {n: t.detach().numpy().tobytes() for n, t in self.net.state_dict().items()}
         return digest(b"".join(n.encode() + value for n, value in sorted(state.items())))[:12]
 
+    def of(self, calibration: U8) -> str:
+        """Digest of weights, quantizers and calibration images."""
+        return f"{self.identity}-{digest(calibration.tobytes())[:8]}"
+
+    @cached_property
+    def calibration(self) -> U8:
+        """Images distilled from statistics of subnets as fine-tuned, of all sizes and widths."""
+        options, space = self.options, self.space
+        recipe = (options.distill, options.anchors, options.real_images, options.seed)
+        kept = self.work / f"distilled-{self.identity}-{digest(repr(recipe).encode())[:8]}.npz"
+
+        def nets() -> list[StaticNet]:
+            real = normalize(self.train.images[: options.real_images], space)
+            rng = random.Random(f"{options.seed}/anchors")
+            anchors: list[Pair] = [
+                (space.max_config(), plans.uniform(space, 8)),
+                (space.min_config(), plans.uniform(space, 8)),
+            ]
+            while len(anchors) < options.anchors:
+                config = space.sample(rng)
+                anchors.append((config, plans.sample(space, config, rng)))
+            return [self.net.prepare(config, plan, real).net.eval() for config, plan in anchors]
+
+        return distilled(nets, space, options.distill, kept, self.say)
+
     def evaluate(
         self, label: str, pairs: Sequence[Pair], calibration: U8, test: ImageSet,
         net: ElasticNet | None = None,
@@ -186,29 +218,24 @@ class _Build:
 
         return evaluate_plans(
             net or self.net, pairs, calibration, test,
-            journal=self.work / f"{label}-{self.identity}-{len(test)}.jsonl",
+            journal=self.work / f"{label}-{self.of(calibration)}-{len(test)}.jsonl",
             workers=self.options.workers, on_result=tell,
         )  # fmt: skip
 
     def pairs(self) -> list[PlanEvaluation]:
         """Subnets of all sizes under plans of all averages, for a predictor to learn from."""
         options, space = self.options, self.space
-        rng, numbers = random.Random(f"{options.seed}/pairs"), np.random.default_rng(options.seed)
-        domain = SubnetDomain(space)
-        values = np.asarray(domain.cardinalities)
+        rng, draws = random.Random(f"{options.seed}/pairs"), of_all_sizes(space, options.seed)
         found: dict[Pair, None] = {}
         for config in (space.max_config(), space.min_config()):
             for bits in (8, 4, 2):
                 plan = plans.canonical(space, config, plans.uniform(space, bits))
                 found[config, plan] = None
         while len(found) < options.pairs:
-            drawn = domain.decode(
-                tuple(int(g) for g in numbers.binomial(values - 1, numbers.random()))
-            )
-            for config in (drawn, space.sample(rng)):
+            for config in (next(draws), space.sample(rng)):
                 found[config, plans.sample(space, config, rng)] = None
         test = self.test if options.pair_images is None else self.test.head(options.pair_images)
-        return self.evaluate("pairs", list(found), self.base.calibration, test)
+        return self.evaluate("pairs", list(found), self.calibration, test)
 
     def spread(self, count: int) -> list[SubnetConfig]:
         """Measured subnets of the base, spread evenly from the smallest to the largest."""
@@ -216,9 +243,7 @@ class _Build:
             read_bytes(self.base.folder / "evaluations.csv", max_bytes=16 << 20, noun="rows"),
             self.space,
         )
-        ordered = sorted(rows, key=lambda r: (r.accuracy, str(r.config)))
-        at = np.linspace(0, len(ordered) - 1, count).round().astype(int)
-        inner = [ordered[i].config for i in at[1:-1]]
+        inner = [row.config for row in spread(rows, count)[1:-1]]
         return [self.space.min_config(), *inner, self.space.max_config()]
 
     def rows(self) -> tuple[Row, ...]:
@@ -229,8 +254,8 @@ class _Build:
         original = ElasticNet(load_weights(space, self.base.weights)).eval()
         floats = [(config, None) for config in configs]
         before = self.evaluate("fp32", floats, self.base.calibration, test, original)
-        after = self.evaluate("fp32-after", floats, self.base.calibration, test)
-        kept = self.work / f"rows-{self.identity}-{len(test)}.json"
+        after = self.evaluate("fp32-after", floats, self.calibration, test)
+        kept = self.work / f"rows-{self.of(self.calibration)}-{len(test)}.json"
         rows: list[Row] = []
         if kept.exists():
             rows = msgspec.json.decode(kept.read_bytes(), type=list[Row])
@@ -241,7 +266,7 @@ class _Build:
             for kind, plan in zip(self.kinds(), self._plans(config), strict=True):
                 if (str(config), kind) in known:
                     continue
-                right = count_exactly(self.net, config, plan, self.base.calibration, test)
+                right = count_exactly(self.net, config, plan, self.calibration, test)
                 rows.append(
                     Row(
                         subnet=str(config), plan=str(plan), kind=kind,
@@ -265,7 +290,7 @@ class _Build:
         space, count = self.space, self.options.plan_images
         held = ImageSet(self.train.images[-count:], self.train.labels[-count:])
         uniform = [plans.canonical(space, config, plans.uniform(space, b)) for b in UNIFORM]
-        return uniform + mixed_plans(self.net, config, self.base.calibration, held, TARGETS)
+        return uniform + mixed_plans(self.net, config, self.calibration, held, TARGETS)
 
     def compare(self) -> tuple[CalibrationRow, ...]:
         """Shipped against real calibration images."""
@@ -277,7 +302,7 @@ class _Build:
             pairs.append((config, plans.canonical(space, config, plan)))
         test = self.test.head(options.compared_images)
         real = self.train.images[: options.real_images]
-        ours = self.evaluate("shipped", pairs, self.base.calibration, test)
+        ours = self.evaluate("shipped", pairs, self.calibration, test)
         theirs = self.evaluate("real", pairs, real, test)
         return tuple(
             CalibrationRow(
@@ -298,25 +323,9 @@ def weight_bytes(space: SearchSpace, config: SubnetConfig, plan: BlockPlan) -> i
     return total
 
 
-def _install(out: Path, files: Mapping[str, bytes], card: ElasticCard, text: str) -> None:
-    """Write the entry beside ``out``, load it from there, then move its files in."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".zoo-", dir=out.parent) as folder:
-            draft = Path(folder) / out.name
-            draft.mkdir()
-            for name, content in files.items():
-                write_atomic(draft / name, content)
-            document = msgspec.json.format(msgspec.json.encode(card), indent=2) + b"\n"
-            write_atomic(draft / CARD, document)
-            write_atomic(draft / "README.md", text)
-            entry = load_folder(draft)
-            load_elastic(entry.space, entry.weights, entry.quantizers)
-            out.mkdir(exist_ok=True)
-            for path in sorted(draft.iterdir()):
-                shutil.move(path, out / path.name)
-    except OSError as error:
-        raise InputError(f"cannot write: {error.strerror}", where=str(out)) from error
+def _check(folder: Path) -> None:
+    entry = load_folder(folder)
+    load_elastic(entry.space, entry.weights, entry.quantizers)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -328,36 +337,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--base", default="zoo:cifar_mbv3", help="the fp32 entry")
     parser.add_argument("--weights", type=Path, help="fine-tuned weights, npz")
     parser.add_argument("--quantizers", type=Path, help="their quantizers, npz")
-    parser.add_argument("--data", type=Path, required=True, help="npz file or folder of images")
-    parser.add_argument("--out", type=Path, required=True, help="the entry's folder")
-    parser.add_argument("--work", type=Path, required=True, help="folder of intermediate results")
-    parser.add_argument("--about", type=Path, help="JSON with the objects training and licences")
     parser.add_argument("--pairs", type=int, default=usual.pairs)
     parser.add_argument("--pair-images", type=int, help="fewer than all")
     parser.add_argument("--exact-images", type=int, help="fewer than all, for a trial")
-    parser.add_argument("--workers", type=int, default=usual.workers)
-    given = parser.parse_args(arguments)
-    started = time.monotonic()
+    parser.add_argument("--distill-steps", type=int, default=usual.distill.steps)
+    add_common(parser, usual.workers)
 
-    def say(text: str) -> None:
-        print(f"[{time.monotonic() - started:6.0f} s] {text}", file=sys.stderr, flush=True)
-
-    try:
-        about = json.loads(given.about.read_text()) if given.about else {}
+    def run(given: argparse.Namespace, about: About, say: Say) -> str:
         card = build_elastic(
             zoo.load(given.base.removeprefix("zoo:")), given.weights, given.quantizers,
             given.data, given.out, work=given.work,
             options=ElasticOptions(
                 pairs=given.pairs, pair_images=given.pair_images,
                 exact_images=given.exact_images, workers=given.workers,
+                distill=DistillOptions(steps=given.distill_steps),
             ),
             training=about.get("training"), licences=about.get("licences"), say=say,
         )  # fmt: skip
-    except EdgeoptError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    say(f"wrote {given.out}: {len(card.rows)} exact rows, {card.pairs} pairs")
-    return 0
+        return f"{len(card.rows)} exact rows, {card.pairs} pairs"
+
+    return run_main(parser.parse_args(arguments), run)
 
 
 if __name__ == "__main__":

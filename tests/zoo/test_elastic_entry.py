@@ -7,12 +7,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from edgeopt import zoo
 from edgeopt.core.errors import InputError
 from edgeopt.core.files import digest
 from edgeopt.core.space import SubnetConfig
+from edgeopt.ofa.distill import DistillOptions
 from edgeopt.ofa.plans import BlockPlan, average_bits, read_evaluations
 from edgeopt.pipeline.elastic_files import load_elastic
 from edgeopt.pipeline.zoo_elastic import ElasticOptions, build_elastic, main, weight_bytes
@@ -20,7 +22,7 @@ from edgeopt.zoo import elastic
 
 OPTIONS = ElasticOptions(
     pairs=10, exact_subnets=2, compared=2, compared_images=20, real_images=30, plan_images=20,
-    workers=1,
+    anchors=3, workers=1, distill=DistillOptions(images=24, steps=6, batch=8),
 )  # fmt: skip
 
 
@@ -40,7 +42,7 @@ def copied(quantized: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(quantized, tmp_path / "tiny_net_q"))
 
 
-def test_the_card_states_what_was_counted(quantized: Path) -> None:
+def test_the_card_states_what_was_counted(quantized: Path, built: Path) -> None:
     entry = elastic.load("tiny_net_q", quantized.parent)
     card, space = entry.card, entry.space
     assert not card.trained and card.base == "tiny_net"
@@ -59,6 +61,8 @@ def test_the_card_states_what_was_counted(quantized: Path) -> None:
     rows = read_evaluations(entry.evaluations, space)
     assert len(rows) == card.pairs >= 10
     load_elastic(space, entry.weights, entry.quantizers)
+    assert len(entry.calibration) == card.calibration_images == 24
+    assert not np.array_equal(entry.calibration, zoo.load_folder(built).calibration)
     page = (quantized / "README.md").read_text()
     assert "without training" in page and "- seed: 7" in page
     assert f"{card.rows[0].accuracy:.2%}" in page
