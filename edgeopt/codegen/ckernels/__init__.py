@@ -51,8 +51,9 @@ RULES: tuple[Callable[[OpKey, TargetSpec], CTemplate | None], ...] = (
 SECTIONS = (
     "base", "round", "float", "fixed", "placed", "accumulate",
     "dsp", "gather_dsp", "gemm_dsp", "pointwise_dsp", "conv_dsp", "conv_dsp_aligned",
-    "packed_dsp", "conv_packed", "gemm_w4", "pointwise_w4", "conv_w4",
-    "gemm_w2", "pointwise_w2", "conv_w2",
+    "packed_dsp", "conv_packed",
+    "gemm_w4", "block_wBITS:4", "pointwise_wBITS:4", "conv_wBITS:4",
+    "gemm_w2", "block_wBITS:2", "pointwise_wBITS:2", "conv_wBITS:2",
     "depthwise_dsp", "depthwise_any", "depthwise_nine", "depthwise_square",
     "depthwise_5_1", "depthwise_5_2", "depthwise_7_1", "depthwise_7_2",
     "plain_conv", "plain_rows", "plain_pointwise", "plain_patches", "plain_depthwise",

@@ -155,9 +155,9 @@ class _Pairs(Packed):
 
     def sections(self, key: OpKey, target: TargetSpec) -> tuple[str, ...]:
         """Blocks."""
-        width = f"w{key.weight_bits}"
+        bits = key.weight_bits
         gathered = ("gather_dsp", "conv_packed") if self.part == "conv" else ()
-        own = (f"gemm_{width}", f"{self.part}_{width}")
+        own = (f"gemm_w{bits}", f"block_wBITS:{bits}", f"{self.part}_wBITS:{bits}")
         return (*requantization(isa_of(target).fpu), "dsp", "packed_dsp", *gathered, *own)
 
 

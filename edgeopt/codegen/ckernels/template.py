@@ -80,9 +80,10 @@ def _parameters(args: tuple[Arg, ...]) -> str:
 
 @functools.cache
 def section(name: str) -> str:
-    """A part of the library."""
-    file = resources.files("edgeopt.codegen.ckernels").joinpath("c", f"{name}.h")
-    return file.read_text("utf-8")
+    """A part of the library; ``name:4`` is one that is written once for some widths (BITS)."""
+    stem, _, bits = name.partition(":")
+    file = resources.files("edgeopt.codegen.ckernels").joinpath("c", f"{stem}.h")
+    return file.read_text("utf-8").replace("BITS", bits or "BITS")
 
 
 def window(key: OpKey) -> str:

@@ -71,35 +71,3 @@ EDGEOPT_INLINE void edgeopt_pixels_w4(
         y[i * outputs + 1] = (int8_t)edgeopt_byte(edgeopt_scaled(upper, channel[3]), zero);
     }
 }
-
-#if !EDGEOPT_ASSEMBLY
-EDGEOPT_SHARED void edgeopt_four_pixels_w4(
-    const uint32_t *starts, const uint8_t *w, const int32_t *channel, int8_t *y, int32_t row,
-    int32_t outputs, int32_t zero, int32_t pairs) {
-    for (int32_t i = 0; i < pairs; ++i) {
-        edgeopt_pixels_w4(
-            4, starts, w + i * row, channel + 4 * i, y + 2 * i, row, outputs, zero);
-    }
-}
-#endif
-
-EDGEOPT_SHARED void edgeopt_one_pixel_w4(
-    const uint32_t *starts, const uint8_t *w, const int32_t *channel, int8_t *y, int32_t row,
-    int32_t outputs, int32_t zero, int32_t pairs) {
-    for (int32_t i = 0; i < pairs; ++i) {
-        edgeopt_pixels_w4(
-            1, starts, w + i * row, channel + 4 * i, y + 2 * i, row, outputs, zero);
-    }
-}
-
-EDGEOPT_SHARED void edgeopt_widen_w4(
-    const int8_t *x, int32_t stride, int32_t pixels, int32_t inputs, uint32_t *starts) {
-    edgeopt_widen_sums(x, stride, pixels, inputs, 4, starts);
-}
-
-EDGEOPT_SHARED void edgeopt_block_w4(
-    const uint32_t *starts, const uint8_t *w, int32_t row, int32_t outputs, int32_t pixels,
-    const int32_t *params, int8_t *y) {
-    edgeopt_packed_block(
-        edgeopt_four_pixels_w4, edgeopt_one_pixel_w4, starts, w, row, outputs, pixels, params, y);
-}
