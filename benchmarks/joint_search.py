@@ -29,12 +29,14 @@ from edgeopt.core.estimates import Budget
 from edgeopt.core.space import SubnetConfig
 from edgeopt.ofa.data import ImageSet, load_images, normalize
 from edgeopt.ofa.evaluate import count_right, fold_batch_norm
+from edgeopt.ofa.explore import explore, pareto
 from edgeopt.ofa.genes import SubnetDomain
 from edgeopt.ofa.nsga import hypervolume
 from edgeopt.ofa.plan_genes import PlanDomain, Planned, PlansOf
 from edgeopt.ofa.plan_predictor import PlanPredictor
 from edgeopt.ofa.plans import BlockPlan, canonical, uniform
-from edgeopt.ofa.search import Candidate, Costs, explore, pareto, search
+from edgeopt.ofa.pool import Candidate, Costs
+from edgeopt.ofa.search import search
 from edgeopt.pipeline.cache import StageCache, default_cache_dir
 from edgeopt.pipeline.elastic import ElasticNet
 from edgeopt.pipeline.elastic_files import load_elastic

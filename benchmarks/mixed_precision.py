@@ -27,7 +27,8 @@ from edgeopt.ofa.genes import SubnetDomain
 from edgeopt.ofa.plan_genes import PlanDomain, Planned
 from edgeopt.ofa.plan_predictor import PlanPredictor
 from edgeopt.ofa.plans import average_bits, uniform
-from edgeopt.ofa.search import Candidate, search
+from edgeopt.ofa.pool import Candidate
+from edgeopt.ofa.search import search
 from edgeopt.pipeline.cache import StageCache, default_cache_dir
 from edgeopt.pipeline.elastic import ElasticNet
 from edgeopt.pipeline.elastic_evaluate import count_exactly

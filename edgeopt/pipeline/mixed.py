@@ -25,7 +25,7 @@ from edgeopt.pipeline.manifest import PointInfo
 if TYPE_CHECKING:
     from edgeopt.ofa.plan_genes import Planned
     from edgeopt.ofa.plan_predictor import PlanPredictor
-    from edgeopt.ofa.search import Candidate
+    from edgeopt.ofa.pool import Candidate
     from edgeopt.pipeline.compile import CompileRequest
     from edgeopt.pipeline.source import Cached, Chosen, Detail, SearchDocument
     from edgeopt.quant.weights import StoredWeights

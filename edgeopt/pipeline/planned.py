@@ -31,7 +31,7 @@ from edgeopt.ofa.describe import describe
 from edgeopt.ofa.genes import Genes
 from edgeopt.ofa.plan_genes import PlanDomain, Planned
 from edgeopt.ofa.plans import HEAD_LAYERS, layer_bits, sample
-from edgeopt.ofa.search import Costs
+from edgeopt.ofa.pool import Costs
 from edgeopt.pipeline import firmware
 from edgeopt.pipeline.enumerate import lowered
 from edgeopt.pipeline.tiles import choices_of

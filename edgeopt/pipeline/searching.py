@@ -10,7 +10,8 @@ from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InputError
 from edgeopt.core.estimates import Budget, LatencyModel
 from edgeopt.ofa.describe import describe
-from edgeopt.ofa.search import Candidate, Costs, search
+from edgeopt.ofa.pool import Candidate, Costs
+from edgeopt.ofa.search import search
 from edgeopt.pipeline import firmware
 from edgeopt.pipeline.joint import Choice, JointDomain, joint_predictor
 from edgeopt.pipeline.manifest import PointInfo

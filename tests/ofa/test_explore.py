@@ -12,9 +12,11 @@ import pytest
 from edgeopt.core.errors import InputError
 from edgeopt.core.estimates import Budget, Estimate, Source
 from edgeopt.core.space import SearchSpace, Stage
+from edgeopt.ofa.explore import explore, pareto
 from edgeopt.ofa.nsga import hypervolume
 from edgeopt.ofa.plan_genes import PlanDomain, Planned
-from edgeopt.ofa.search import Candidate, Costs, explore, pareto, search
+from edgeopt.ofa.pool import Candidate, Costs
+from edgeopt.ofa.search import search
 
 SPACE = SearchSpace(
     name="small", kernels=(3, 5), expands=(2, 4), resolutions=(32,),

@@ -14,7 +14,8 @@ from edgeopt.core.estimates import Budget, Estimate, Source
 from edgeopt.core.space import SearchSpace, Stage, SubnetConfig
 from edgeopt.ofa.genes import SubnetDomain, features
 from edgeopt.ofa.nsga import crowding, offspring, ranks, survivors
-from edgeopt.ofa.search import Candidate, Costs, NoCandidateError, Slack, search, slack_of
+from edgeopt.ofa.pool import Candidate, Costs, Slack, slack_of
+from edgeopt.ofa.search import NoCandidateError, search
 
 
 def make_space(depths: tuple[int, ...], stages: int = 2) -> SearchSpace:
