@@ -34,11 +34,6 @@ def compile_object(primfuncs: Mapping[str, Any], target: TargetSpec) -> bytes:
     return _emit(primfuncs, target, "o")
 
 
-def compile_assembly(primfuncs: Mapping[str, Any], target: TargetSpec) -> str:
-    """The same as assembly text."""
-    return _emit(primfuncs, target, "s").decode()
-
-
 def compile_kernels(
     keys: Iterable[OpKey],
     target: TargetSpec,

@@ -14,15 +14,6 @@ _SCRATCH, _PEAK = "#999999", "#D55E00"
 _LEFT, _TOP, _HEIGHT, _RIGHT, _BOTTOM = 70, 46, 300, 20, 44
 
 
-def extents(planned: MemoryPlan, kernels: int) -> list[int]:
-    """The end of the highest buffer in use at each kernel."""
-    found = [0] * kernels
-    for buffer in planned.buffers:
-        for index in range(max(buffer.first, 0), min(buffer.last, kernels - 1) + 1):
-            found[index] = max(found[index], buffer.offset_bytes + buffer.size_bytes)
-    return found
-
-
 def live_bytes(buffers: Sequence[Buffer], kernels: int) -> list[int]:
     """Bytes of the arena that buffers in use hold at each kernel, shared ones once."""
     found = []

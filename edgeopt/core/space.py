@@ -281,28 +281,6 @@ class SearchSpace:
             )
         )
 
-    def mutate(
-        self, config: SubnetConfig, rng: random.Random, probability: float = 0.1
-    ) -> SubnetConfig:
-        """Redraw every choice with the given probability."""
-        fresh = self.sample(rng)
-        return self._mix(fresh, config, lambda: rng.random() < probability)
-
-    def crossover(self, a: SubnetConfig, b: SubnetConfig, rng: random.Random) -> SubnetConfig:
-        """Take every choice from one parent or the other."""
-        return self._mix(a, b, lambda: rng.random() < 0.5)
-
-    def _mix(self, a: SubnetConfig, b: SubnetConfig, first: object) -> SubnetConfig:
-        assert callable(first)
-
-        def pick(left: Sequence[int], right: Sequence[int]) -> tuple[int, ...]:
-            return tuple(x if first() else y for x, y in zip(left, right, strict=True))
-
-        kernels, expands = pick(a.kernels, b.kernels), pick(a.expands, b.expands)
-        depths = pick(a.depths, b.depths)
-        (resolution,) = pick((a.resolution,), (b.resolution,))
-        return self.canonical(SubnetConfig(kernels, expands, depths, resolution))
-
     def layout(self, config: SubnetConfig) -> Layout:
         """Resolve a subnet to channel counts (``config`` is taken to be valid)."""
         blocks = [

@@ -66,11 +66,6 @@ def channels_last(shape: Shape) -> Layout:
     return Layout(shape, (0, 2, 3, 1)) if len(shape) == 4 else plain(shape)
 
 
-def same_order(a: Layout, b: Layout) -> bool:
-    """Whether two layouts of the same value put every element in the same place."""
-    return not conversion(a, b)
-
-
 def conversion(source: Layout, target: Layout) -> list[tuple[Shape, tuple[int, ...]]]:
     """Steps (reshape memory to a shape, then transpose by a permutation) from source to target.
 

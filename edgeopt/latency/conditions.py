@@ -7,9 +7,7 @@ What a board does not tell, or does not let us read, stays unknown: it is never 
 from __future__ import annotations
 
 import os
-import platform
 import re
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -229,15 +227,6 @@ def choose_cpu(read: Reader, allowed: frozenset[int] | None = None) -> int | Non
     speeds = {cpu: speed(cpu) for cpu in online[:16]}
     best = max(speeds.values())
     return max(cpu for cpu, value in speeds.items() if value == best)
-
-
-def read_conditions(root: Path = Path("/")) -> dict[str, str]:
-    """Governor, clock, temperature, load and software of this machine, as far as they show."""
-    return {
-        "measured_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        **Monitor(local_reader(root)).facts(),
-    }
 
 
 def allowed_cpus() -> frozenset[int]:

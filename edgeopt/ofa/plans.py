@@ -137,33 +137,6 @@ def to_precision(space: SearchSpace, config: SubnetConfig, plan: BlockPlan) -> P
     )
 
 
-def from_precision(space: SearchSpace, config: SubnetConfig, plan: PrecisionPlan) -> BlockPlan:
-    """What `to_precision` was given, in canonical form.
-
-    Raises:
-        InputError: the plan tells layers of one block apart, or gives a layer bits that plans of
-            the space leave at eight.
-    """
-    where = f"precision plan of {space.name}"
-    known = set(weight_counts(space, config))
-    plan.check(known, where=where)
-    blocks = [NEUTRAL] * space.block_count
-    for block in space.layout(config).blocks:
-        if block.expand is not None:
-            first = f"block{block.index}.{BLOCK_ROLES[0]}"
-            blocks[block.index - 1] = plan.of(first).weight_bits
-    found = BlockPlan(tuple(blocks), tuple(plan.of(name).weight_bits for name in HEAD_LAYERS))
-    bits = layer_bits(space, config, found)
-    for name in known:
-        if plan.of(name).weight_bits != bits.get(name, 8):
-            raise InputError(
-                f"layer {name!r} has {plan.of(name).weight_bits} bits, not {bits.get(name, 8)}",
-                where=where, hint="pointwise layers of a block share their bits; stem, first "
-                "block and depthwise layers have eight",
-            )  # fmt: skip
-    return found
-
-
 # -- sampling ------------------------------------------------------------------------------------
 
 

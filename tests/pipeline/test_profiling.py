@@ -26,7 +26,7 @@ from edgeopt.pipeline.kernel_constants import constants_of, input_bytes_of
 from edgeopt.pipeline.kernel_programs import KernelPrograms, LocalProgram
 from edgeopt.pipeline.kernel_store import codegen_version
 from edgeopt.pipeline.local_table import QUICK, model_for, quick_table
-from edgeopt.pipeline.network_times import read_bench, time_networks
+from edgeopt.pipeline.network_times import NetworkLog, ProgramNetworks, Rules, measure, read_visit
 from edgeopt.pipeline.profile import ProfileRequest, parse_precisions, profile
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
@@ -215,13 +215,13 @@ def test_programs_that_do_not_start() -> None:
 @pytest.mark.parametrize("text", ["", "[]", '{"samples_ns": 3}', "Segmentation fault"])
 def test_strange_bench_results(text: str) -> None:
     with pytest.raises(BoardError, match="something other than a bench result"):
-        read_bench(text)
+        read_visit(text)
 
 
 @pytest.mark.parametrize("value", [[], [0], [float("inf")], [-1.0]])
 def test_unusable_bench_results(value: list[float]) -> None:
     with pytest.raises(BoardError, match="no usable times"):
-        read_bench(json.dumps({"samples_ns": value}))
+        read_visit(json.dumps({"samples_ns": value}))
 
 
 def test_networks_are_timed_in_turn(tmp_path: Path) -> None:
@@ -234,7 +234,9 @@ def test_networks_are_timed_in_turn(tmp_path: Path) -> None:
         name: script(code.format(log=str(log), name=name, ns=ns))
         for name, ns in (("a", 100.0), ("b", 200.0))
     }
-    assert time_networks(programs, rounds=3) == {"a": 100.0, "b": 200.0}
+    visit, rules = ProgramNetworks(programs), Rules(max_visits=3)
+    found = measure(tuple(programs), visit, NetworkLog(), rules=rules)
+    assert {name: row.median_ns for name, row in found.items()} == {"a": 100.0, "b": 200.0}
     rounds = log.read_text()
     assert [sorted(rounds[at : at + 2]) for at in (0, 2, 4)] == [["a", "b"]] * 3
 
@@ -261,8 +263,9 @@ def test_real_kernels_and_networks_are_timed(
     assert bench is not None and not failed
     lines = list(bench.run(["--passes", "1", "--samples", "2", "--min-us", "10"]))
     assert json.loads(lines[0])["kernels"] == 2
-    (measured,) = time_networks({"net": programs.network(graph)}, rounds=2, min_ms=5).values()
-    assert measured > 1000
+    visit = ProgramNetworks({"net": programs.network(graph)}, min_ms=5)
+    found_ns = measure(("net",), visit, NetworkLog(), rules=Rules(max_visits=2))["net"].median_ns
+    assert found_ns > 1000
 
 
 @pytest.mark.slow
