@@ -27,6 +27,12 @@ def run(
         typer.Option("--from", help="Weights to quantize: zoo:NAME, or an npz of --space.  "
                      "[default: zoo:cifar_mbv3]"),
     ] = None,
+    granularity: Annotated[
+        str, typer.Option(help="Quantizing: scales by tensor, channel or group:SIZE.")
+    ] = "channel",
+    asymmetric: Annotated[
+        bool, typer.Option("--asymmetric", help="Quantizing: zero points, for simulation.")
+    ] = False,
     epochs: Annotated[
         float | None, typer.Option(help="Passes over the images.  [default: 60, quantizing 10]")
     ] = None,
@@ -52,7 +58,17 @@ def run(
         **{name: value for name, value in given.items() if value is not None},
     }  # fmt: skip
     if quantize:
+        kind, _, size = granularity.partition(":")
+        common |= {
+            "granularity": kind, "group": int(size) if size.isdigit() else 0,
+            "symmetric": not asymmetric,
+        }  # fmt: skip
         _quantize(data, out, space, source or "zoo:cifar_mbv3", common)
+    elif granularity != "channel" or asymmetric:
+        raise InputError(
+            "granularity and zero points are of quantizers", where="--granularity",
+            hint="add --quantize",
+        )  # fmt: skip
     elif source is not None:
         raise InputError("--from names weights to quantize", where="--from", hint="add --quantize")
     else:

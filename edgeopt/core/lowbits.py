@@ -44,28 +44,50 @@ def largest(bits: int) -> int:
     return int(2 ** (bits - 1) - 1)
 
 
+def limits(bits: int, symmetric: bool = True) -> tuple[int, int]:
+    """The least and the largest integer; with zero points, all that the bits can say.
+
+    Raises:
+        InputError: weights cannot have so many bits.
+    """
+    bound = largest(bits)
+    return (-bound if symmetric else -bound - 1), bound
+
+
 def double_step(bits: int) -> float:
     """Steps of int8 weights in one of ``bits``, where none was learned."""
     return 2.0 ** (8 - bits)
 
 
-def round_again(stored: I8, bits: int, step: Floats | float | None = None) -> I8:
-    """Weights of ``bits`` from int8 ones [O, ...].
+def round_again(
+    stored: npt.NDArray[np.integer],
+    bits: int,
+    step: Floats | float | None = None,
+    zero: npt.NDArray[np.integer] | None = None,
+) -> I8:
+    """Weights of ``bits`` from those of eight.
 
     Args:
-        stored: int8 weights.
+        stored: int8 weights [O, ...], less their zero point where they have one.
         bits: of `WEIGHT_BITS`.
-        step: int8 steps in one of the result's, for all or for each of [O]; `double_step` if None.
+        step: stored steps in one of the result's, for all, for each of [O], or broadcasting
+            against the weights; `double_step` if None.
+        zero: zero points of the result, shaped as ``step``: added, and all of the range is used.
     """
-    bound = largest(bits)
-    if bits == 8 and step is None:
-        return stored
+    if bits == 8 and step is None and zero is None:
+        return stored.astype(np.int8)
+    low, high = limits(bits, zero is None)
     steps = np.asarray(double_step(bits) if step is None else step, np.float32)
-    if steps.ndim:
-        steps = steps.reshape((-1,) + (1,) * (stored.ndim - 1))
-    divided = stored.astype(np.float32) / steps
-    rounded: I8 = np.clip(np.rint(divided), -bound, bound).astype(np.int8)
+    whole = np.rint(stored.astype(np.float32) / _along(steps, stored))
+    if zero is not None:
+        whole = whole + _along(np.asarray(zero, np.float32), stored)
+    rounded: I8 = np.clip(whole, low, high).astype(np.int8)
     return rounded
+
+
+def _along(values: Floats, stored: npt.NDArray[np.integer]) -> Floats:
+    """Values of output channels, so that they broadcast against the weights."""
+    return values.reshape((-1,) + (1,) * (stored.ndim - 1)) if values.ndim == 1 else values
 
 
 def packed_bytes(count: int, bits: int) -> int:

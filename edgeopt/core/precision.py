@@ -67,6 +67,10 @@ class LayerPrecision:
         return ""
 
 
+#: Eight bits as kernels have them: one scale a channel, no zero points.
+DEPLOYED = LayerPrecision()
+
+
 @dataclass(frozen=True, slots=True)
 class PrecisionPlan:
     """A precision for every layer; those not named have ``default``.

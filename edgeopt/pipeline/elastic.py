@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgeopt.core.errors import InputError
+from edgeopt.core.precision import DEPLOYED, LayerPrecision
 from edgeopt.core.space import SubnetConfig
 from edgeopt.ofa import plans
 from edgeopt.ofa.bn import recalibrate_bn
@@ -21,7 +23,7 @@ from edgeopt.ofa.supernet import Supernet
 from edgeopt.quant.elastic import ElasticQuantizer, integers_max, round_max
 from edgeopt.quant.weights import StoredWeights
 
-#: Integers (as floats) [O, ...] and scales [O] of a layer.
+#: Integers (as floats) [O, ...] and scales of a layer.
 Integers = tuple[Tensor, Tensor]
 
 
@@ -33,18 +35,28 @@ class ElasticSubnet:
         net: computes with the real values of its quantized weights, batch norms apart.
         integers: by layer; empty for a subnet in fp32.
         bits: of the layers that do not have eight.
+        form: granularity, group and symmetry of the integers.
     """
 
     net: StaticNet
     integers: Mapping[str, Integers] = field(default_factory=dict)
     bits: Mapping[str, int] = field(default_factory=dict)
+    form: LayerPrecision = DEPLOYED
 
     @torch.no_grad()
     def stored(self) -> dict[str, StoredWeights]:
         """The integers of every layer, batch norm folded into their scales and biases.
 
         A batch norm's factor may be negative, and with it the scale: the integers stay as they are.
+
+        Raises:
+            InputError: scales of groups, or zero points, which kernels do not have.
         """
+        if obstacle := replace(self.form, weight_bits=4).obstacle:
+            raise InputError(
+                f"these integers are for simulation: {obstacle}", where="elastic supernet",
+                hint="train --quantize with one scale a channel gives deployable ones",
+            )  # fmt: skip
         modules = weight_modules(self.net)
         return {
             name: _stored(*modules[name], whole, scale, self.bits.get(name, 8))
@@ -57,14 +69,19 @@ class ElasticNet(nn.Module):
 
     Depthwise layers have no quantizer: their eight bits follow the largest magnitude, since each
     kernel size computes weights of its own.
+
+    Args:
+        net: the supernet.
+        form: granularity, group and symmetry of all quantizers; kernels take one scale a channel
+            or a layer and no zero points, the rest is for simulation.
     """
 
-    def __init__(self, net: Supernet) -> None:
+    def __init__(self, net: Supernet, form: LayerPrecision = DEPLOYED) -> None:
         super().__init__()
-        self.net = net
+        self.net, self.form = net, form
         self.quantizers = nn.ModuleDict(
             {
-                _key(name): ElasticQuantizer(layer.weight.shape[0])
+                _key(name): ElasticQuantizer(*layer.weight.shape[:2], form=form)
                 for name, layer in net.weight_layers().items()
                 if not name.endswith(".depth.conv")
             }
@@ -113,12 +130,15 @@ class ElasticNet(nn.Module):
             assert isinstance(module, nn.Conv2d | nn.Linear)
             weight = module.weight
             if name.endswith(".depth.conv"):
-                found = integers_max(weight)
+                whole, scale = integers_max(weight)
+                wide = _spread(scale, weight)
             else:
-                found = self.quantizer(name).integers(weight, bits.get(name, 8))
-            integers[name] = found
-            weight.copy_(found[0] * _spread(found[1], weight))
-        return ElasticSubnet(static, integers, bits)
+                quantizer = self.quantizer(name)
+                whole, scale = quantizer.integers(weight, bits.get(name, 8))
+                wide = quantizer.spread(scale, weight)
+            integers[name] = whole, scale
+            weight.copy_(whole * wide)
+        return ElasticSubnet(static, integers, bits, self.form)
 
     def prepare(
         self, config: SubnetConfig, plan: BlockPlan | None, images: Tensor
@@ -134,6 +154,7 @@ def _stored(
     module: nn.Module, bn: nn.BatchNorm2d | None, whole: Tensor, scale: Tensor, bits: int
 ) -> StoredWeights:
     assert isinstance(module, nn.Conv2d | nn.Linear)
+    scale = scale.expand(len(whole)).contiguous()  # there may be one for all channels
     bias = torch.zeros_like(scale) if module.bias is None else module.bias.detach()
     if bn is not None:
         assert bn.running_mean is not None and bn.running_var is not None

@@ -13,6 +13,7 @@ import onnx
 import onnxruntime
 import torch
 
+from edgeopt.core.precision import LayerPrecision
 from edgeopt.core.space import SearchSpace, SubnetConfig
 from edgeopt.graph.build import build_onnx
 from edgeopt.ofa.data import ImageSet, normalize
@@ -58,7 +59,7 @@ def evaluate_plans(
     state = {name: value.detach().numpy() for name, value in net.state_dict().items()}
     identity = identify(space, state, calibration, test)
     return evaluate_pairs(
-        _Job(space, state, calibration, test), pairs, len(test), identity,
+        _Job(space, net.form, state, calibration, test), pairs, len(test), identity,
         journal=journal, workers=workers, on_result=on_result,
     )  # fmt: skip
 
@@ -66,12 +67,13 @@ def evaluate_plans(
 @dataclass(frozen=True, slots=True, eq=False)
 class _Job:
     space: SearchSpace
+    form: LayerPrecision
     state: Mapping[str, npt.NDArray[Any]]
     calibration: U8
     test: ImageSet
 
     def start(self) -> Callable[[SubnetConfig, BlockPlan | None], int]:
-        net = ElasticNet(Supernet(self.space)).eval()
+        net = ElasticNet(Supernet(self.space), self.form).eval()
         net.load_state_dict({n: torch.from_numpy(np.array(v)) for n, v in self.state.items()})
         calibration = normalize(self.calibration, self.space)
         images = normalize(self.test.images, self.space)

@@ -7,12 +7,14 @@ import json
 import zipfile
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 
 from edgeopt.core.errors import InputError
 from edgeopt.core.files import read_bytes, write_atomic
 from edgeopt.core.network import Array
+from edgeopt.core.precision import DEPLOYED, LayerPrecision
 from edgeopt.core.space import SearchSpace
 from edgeopt.ofa.checkpoint import HEADER, load_weights, save_weights
 from edgeopt.ofa.supernet import Supernet
@@ -22,6 +24,7 @@ QUANTIZERS = "quantizers.npz"
 FORMAT = "edgeopt-quantizers/1"
 MAX_BYTES = 64 << 20
 
+_MOST_ZERO = 128.0  # of a zero point
 _LIMIT = 60.0  # of a logarithm: float32 holds exp of it, and of the sum of two
 
 
@@ -33,26 +36,33 @@ def save_elastic(net: ElasticNet, weights: Path, quantizers: Path) -> None:
     """
     save_weights(net.net, weights)
     arrays = {name: t.detach().numpy() for name, t in net.quantizers.state_dict().items()}
-    header = json.dumps({"format": FORMAT, "space": net.net.space.name})
+    header = json.dumps({"format": FORMAT, "space": net.net.space.name, **_described(net.form)})
     stream = io.BytesIO()
     named = {name.replace("/", "-"): array for name, array in arrays.items()}
     np.savez_compressed(stream, **{HEADER: np.array(header)}, **named)  # type: ignore[arg-type]
     write_atomic(quantizers, stream.getvalue())
 
 
-def load_elastic(space: SearchSpace, weights: Path, quantizers: Path | None) -> ElasticNet:
-    """Read both, in eval mode; quantizers are fitted to the weights where there is no file.
+def load_elastic(
+    space: SearchSpace,
+    weights: Path,
+    quantizers: Path | None,
+    form: LayerPrecision = DEPLOYED,
+) -> ElasticNet:
+    """Read both, in eval mode; where there is no file, quantizers of a form are fitted to weights.
 
     Raises:
         InputError: a file is missing, damaged, of another space, or has wrong arrays or values.
     """
-    net = ElasticNet(load_weights(space, weights)).eval()
+    supernet = load_weights(space, weights)
     if quantizers is None:
+        net = ElasticNet(supernet, form).eval()
         net.fit()
         return net
     where = str(quantizers)
-    arrays = _arrays(quantizers, net.net)
+    arrays = _arrays(quantizers, supernet)
     header = _header(arrays.pop(HEADER, None), where)
+    net = ElasticNet(supernet, _form(header, where)).eval()
     if header.get("space") != space.name:
         raise InputError(
             f"holds quantizers of space {header.get('space')!r}, not {space.name!r}", where=where
@@ -72,7 +82,8 @@ def load_elastic(space: SearchSpace, weights: Path, quantizers: Path | None) -> 
                 f"{name} is {array.dtype} {list(array.shape)}, "
                 f"not floating point {list(tensor.shape)}", where=where,
             )  # fmt: skip
-        if not (np.isfinite(array).all() and np.abs(array).max(initial=0.0) < _LIMIT):
+        most = _MOST_ZERO if ".zero" in name else _LIMIT
+        if not (np.isfinite(array).all() and np.abs(array).max(initial=0.0) <= most):
             raise InputError(f"{name} holds values that no scale has", where=where)
         tensor.copy_(torch.from_numpy(np.ascontiguousarray(array, np.float32)))
     return net
@@ -109,3 +120,16 @@ def _header(value: Array | None, where: str) -> dict[str, object]:
             hint="was it written by another version of edgeopt?",
         )  # fmt: skip
     return header
+
+
+def _described(form: LayerPrecision) -> dict[str, object]:
+    """What the header says of quantizers that are not as kernels have them."""
+    found = {"granularity": form.granularity, "group": form.group, "symmetric": form.symmetric}
+    return {} if form == DEPLOYED else {"form": found}
+
+
+def _form(header: dict[str, object], where: str) -> LayerPrecision:
+    try:
+        return msgspec.convert(header.get("form", {}), LayerPrecision)
+    except (msgspec.ValidationError, InputError) as error:
+        raise InputError(f"states a form that is none: {error}", where=where) from error

@@ -22,7 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgeopt import zoo
+from edgeopt.core.errors import InputError
 from edgeopt.core.files import digest, read_bytes
+from edgeopt.core.precision import LayerPrecision
 from edgeopt.core.space import SearchSpace, SubnetConfig
 from edgeopt.ofa import plans
 from edgeopt.ofa.checkpoint import MAX_FILE_BYTES, load_weights
@@ -62,7 +64,21 @@ class QuantizeOptions(RunOptions):
     slower: tuple[float, float, float] = (0.5, 0.3, 0.2)
     kurtosis: float = 0.01
     only: str = ""  # one subnet instead of all
+    granularity: str = "channel"  # of scales; groups of inputs and zero points are for simulation
+    group: int = 0
+    symmetric: bool = True
     noun: ClassVar[str] = "quantization options"
+
+    @property
+    def form(self) -> LayerPrecision:
+        """What all quantizers are.
+
+        Raises:
+            InputError: there is no such granularity, or its group is not stated.
+        """
+        return LayerPrecision(
+            granularity=self.granularity, group=self.group, symmetric=self.symmetric
+        )
 
     def limits(self) -> dict[str, bool]:
         """Of what pulls at weights and scales."""
@@ -178,7 +194,12 @@ def quantize_supernet(
     """
     options = options or QuantizeOptions()
     options.subnet(space, 0)  # refuses one that is not in the space
-    load_elastic(space, start.weights, start.quantizers)  # refused here, not in a worker process
+    net = load_elastic(space, start.weights, start.quantizers, options.form)
+    if net.form != options.form:  # refused here, not in a worker process
+        raise InputError(
+            f"these quantizers are of another form than the options ask for: {net.form}",
+            where=str(start.quantizers), hint="leave the quantizers out to fit new ones",
+        )  # fmt: skip
     load_weights(space, start.guide or start.weights)
     make = functools.partial(
         _make, space=space, start=start, data=data, out_dir=out_dir, options=options
@@ -209,11 +230,15 @@ class _Worker(Loop[QuantizeOptions, QuantizeResult]):
         self.guide = fold_batch_norm(prepare(supernet, teacher, real))
 
     def build(self) -> ElasticNet:
-        net = load_elastic(self.space, self.start.weights, self.start.quantizers).train()
+        net = self._started().train()
         parameters = [n for n, _ in net.named_parameters()]
         self.adapted = [n for n in parameters if n.startswith("quantizers.")]
         self.squares = {n: torch.zeros_like(net.get_parameter(n)) for n in self.adapted}
         return net.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+    def _started(self) -> ElasticNet:
+        start = self.start
+        return load_elastic(self.space, start.weights, start.quantizers, self.options.form)
 
     def buffers(self) -> dict[str, dict[str, Tensor]]:
         return {"squares": self.squares}
@@ -281,7 +306,7 @@ class _Worker(Loop[QuantizeOptions, QuantizeResult]):
     # -- what worker 0 keeps -------------------------------------------------------------------
 
     def _averaged(self) -> ElasticNet:
-        net = ElasticNet(load_weights(self.space, self.start.weights))
+        net = self._started()
         net.load_state_dict(self.average, strict=False)
         return net.eval()
 

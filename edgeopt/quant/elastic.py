@@ -10,6 +10,10 @@ which is what `core.lowbits` defines, bit for bit; double rounding is the case o
 as in LSQ (Esser et al. 2020). The scale learns from passes of eight bits only, so that the low
 widths do not pull at the integers that all of them share. A quantizer of a slice of the weight is
 the slice of the quantized weight, so one quantizer serves every subnet.
+
+One scale may also serve all channels, or a group of inputs of one channel, and integers may have
+zero points, which are fitted and do not learn: integers here are always those less the zero point,
+which moves their limits. Groups and zero points are for simulation; kernels have neither.
 """
 
 from __future__ import annotations
@@ -19,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeopt.core.lowbits import double_step, largest
+from edgeopt.core.lowbits import double_step, limits
+from edgeopt.core.precision import DEPLOYED, LayerPrecision
 
 #: Widths that are rounded from the stored eight bits.
 LOW_BITS = (4, 3, 2)
@@ -29,60 +34,113 @@ _DEAD = 1e-12  # channels smaller than this hold nothing
 
 
 class ElasticQuantizer(nn.Module):
-    """Scales and steps of one layer's weight [O, ...].
+    """Scales and steps of one layer's weight [O, I, ...].
 
     Args:
         outputs: O of the largest form of the layer.
+        inputs: its I; counts where groups have scales of their own.
+        form: granularity, group and symmetry; its bits are not looked at.
     """
 
-    def __init__(self, outputs: int) -> None:
+    def __init__(self, outputs: int, inputs: int = 1, form: LayerPrecision = DEPLOYED) -> None:
         super().__init__()
-        self.log_scale = nn.Parameter(torch.zeros(outputs))
+        self.form = form
+        shape: tuple[int, ...] = (1,) if form.granularity == "tensor" else (outputs,)
+        if form.granularity == "group":
+            shape = outputs, -(-inputs // form.group)
+        self.log_scale = nn.Parameter(torch.zeros(shape))
         for bits in LOW_BITS:
-            start = torch.full((outputs,), double_step(bits)).log()
+            start = torch.full(shape, double_step(bits)).log()
             self.register_parameter(f"log_step{bits}", nn.Parameter(start))
+        if not form.symmetric:
+            for bits in (8, *LOW_BITS):
+                self.register_buffer(f"zero{bits}", torch.zeros(shape))
 
     def scale(self, outputs: int | None = None) -> Tensor:
-        """Scale of the stored integers [outputs]."""
+        """Scale of the stored integers [outputs]; [1] for all, [outputs, groups] for groups."""
         return self.log_scale[:outputs].detach().exp()
 
     def step(self, bits: int, outputs: int | None = None) -> Tensor:
-        """Stored steps in one of ``bits`` [outputs]; ones for eight."""
+        """Stored steps in one of ``bits``, shaped as scales; ones for eight."""
         if bits == 8:
             return torch.ones_like(self.log_scale[:outputs])
         return self.get_parameter(f"log_step{bits}")[:outputs].detach().exp()
 
+    def zero(self, bits: int, outputs: int | None = None) -> Tensor:
+        """Zero points of the integers of ``bits``, shaped as scales."""
+        if self.form.symmetric:
+            return torch.zeros_like(self.log_scale[:outputs])
+        return self.get_buffer(f"zero{bits}")[:outputs]
+
+    def spread(self, values: Tensor, weight: Tensor) -> Tensor:
+        """Values shaped as scales, so that they broadcast against a weight or a slice of one."""
+        if values.dim() == 1:
+            return _spread(values, weight)
+        wide = values.repeat_interleave(self.form.group, 1)[:, : weight.shape[1]]
+        return wide.view(*wide.shape, *(1,) * (weight.dim() - 2))
+
+    def _limits(self, bits: int, weight: Tensor) -> tuple[Tensor | float, Tensor | float]:
+        low, high = limits(bits, self.form.symmetric)
+        if self.form.symmetric:
+            return float(low), float(high)
+        zero = self.spread(self.zero(bits, weight.shape[0]), weight)
+        return low - zero, high - zero
+
     def forward(self, weight: Tensor, bits: int) -> Tensor:
         """The weight as ``bits`` can say it; same shape, leading slices are allowed."""
         count = weight.shape[0]
-        scale = self.log_scale[:count].exp()
+        scale = self.spread(self.log_scale[:count].exp(), weight)
+        eight = self._limits(8, weight)
         y: Tensor
         if bits == 8:
-            y = _Round8.apply(weight, scale)  # type: ignore[no-untyped-call]
+            y = _Round8.apply(weight, scale, eight)  # type: ignore[no-untyped-call]
         else:
-            step, bound = self.get_parameter(f"log_step{bits}")[:count].exp(), largest(bits)
-            y = _RoundLow.apply(weight, scale.detach(), step, bound)  # type: ignore[no-untyped-call]
+            step = self.spread(self.get_parameter(f"log_step{bits}")[:count].exp(), weight)
+            y = _RoundLow.apply(  # type: ignore[no-untyped-call]
+                weight, scale.detach(), eight, step, self._limits(bits, weight)
+            )
         return y
 
     @torch.no_grad()
     def integers(self, weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-        """Integers (as floats) [O, ...] of a weight, and their scales [O]."""
+        """Integers (as floats) [O, ...] of a weight less zero points, and their scales."""
         count = weight.shape[0]
         scale, step = self.scale(count), self.step(bits, count)
-        whole = (weight / _spread(scale, weight)).round_().clamp_(-127, 127)
+        whole = (weight / self.spread(scale, weight)).round_().clamp_(*self._limits(8, weight))
         if bits < 8:
-            bound = largest(bits)
-            whole = (whole / _spread(step, weight)).round_().clamp_(-bound, bound)
+            whole = (whole / self.spread(step, weight)).round_()
+            whole.clamp_(*self._limits(bits, weight))
         return whole, step * scale
 
     @torch.no_grad()
     def fit(self, weight: Tensor) -> None:
-        """Choose the scale by the largest magnitude and the steps by the least squared error."""
-        scale = max_scale(weight)
-        self.log_scale.copy_(scale.log())
-        stored = (weight / _spread(self.scale(), weight)).round_().clamp_(-127, 127)
+        """Choose the scale by the range of the weights, steps by the least squared error."""
+        shape = self.log_scale.shape
+        cells = self._cells(weight)
+        scale, zero = _range(cells, 8, self.form.symmetric)
+        self.log_scale.copy_(scale.view(shape).log())
+        low, high = limits(8, self.form.symmetric)
+        wide = self.log_scale.exp().view(-1, 1)
+        stored = (cells / wide).round_()
+        stored = torch.minimum(torch.maximum(stored, low - zero[:, None]), high - zero[:, None])
+        found = {8: zero}
         for bits in LOW_BITS:
-            self.get_parameter(f"log_step{bits}").copy_(_best_step(stored, bits).log())
+            step, found[bits] = _best_step(stored, bits, self.form.symmetric)
+            self.get_parameter(f"log_step{bits}").copy_(step.view(shape).log())
+        if not self.form.symmetric:
+            for bits, zeros in found.items():
+                self.get_buffer(f"zero{bits}").copy_(zeros.view(shape))
+
+    def _cells(self, weight: Tensor) -> Tensor:
+        """Weights by scale [scales, weights of it]; zeros fill the last group."""
+        if self.form.granularity == "tensor":
+            return weight.reshape(1, -1)
+        if self.form.granularity == "channel":
+            return weight.flatten(1)
+        groups = self.log_scale.shape[1]
+        flat = weight.flatten(2) if weight.dim() > 2 else weight[:, :, None]
+        missing = groups * self.form.group - flat.shape[1]
+        return nn.functional.pad(flat, (0, 0, 0, missing)).reshape(len(weight) * groups, -1)
 
 
 def max_scale(weight: Tensor) -> Tensor:
@@ -93,7 +151,8 @@ def max_scale(weight: Tensor) -> Tensor:
 
 def round_max(weight: Tensor) -> Tensor:
     """The weight in eight bits of a scale that follows its largest magnitude; trainable."""
-    y: Tensor = _Round8.apply(weight, max_scale(weight))  # type: ignore[no-untyped-call]
+    wide = _spread(max_scale(weight), weight)
+    y: Tensor = _Round8.apply(weight, wide, (-127.0, 127.0))  # type: ignore[no-untyped-call]
     return y
 
 
@@ -111,55 +170,85 @@ def kurtosis(weight: Tensor) -> Tensor:
     return squares.square().mean() / squares.mean().square().clamp_min(_DEAD)
 
 
-def _best_step(stored: Tensor, bits: int) -> Tensor:
-    flat, bound = stored.flatten(1), largest(bits)
-    peak = flat.abs().amax(1).clamp_min(1.0)
-    best = torch.full_like(peak, double_step(bits))
-    least = torch.full_like(peak, torch.inf)
+def _range(cells: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+    """Scales and zero points with which each row's range, zero in it, is the integers'."""
+    low, high = limits(bits, symmetric)
+    if symmetric:
+        return max_scale(cells) * (127 / high), torch.zeros(len(cells))
+    least, most = cells.amin(1).clamp_max(0), cells.amax(1).clamp_min(0)
+    width = most - least
+    scale = torch.where(width > _DEAD, width, torch.full_like(width, 255.0 / 127)) / (high - low)
+    return scale, (low - least / scale).round_().clamp_(low, high)
+
+
+def _best_step(stored: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+    """Steps and zero points of each row with the least squared error."""
+    low, high = limits(bits, symmetric)
+    peak = stored.abs().amax(1).clamp_min(1.0)
+    least, most = stored.amin(1).clamp_max(0), stored.amax(1).clamp_min(0)
+    best, zeros = torch.full_like(peak, double_step(bits)), torch.zeros_like(peak)
+    smallest = torch.full_like(peak, torch.inf)
     for index in range(_SHARES):
-        step = peak / bound * (0.15 + 0.95 * index / (_SHARES - 1))
-        back = (flat / step[:, None]).round_().clamp_(-bound, bound) * step[:, None]
-        error = (back - flat).square().sum(1)
-        better = error < least
-        best, least = torch.where(better, step, best), torch.where(better, error, least)
-    return best
+        share = 0.15 + 0.95 * index / (_SHARES - 1)
+        if symmetric:
+            step, zero = peak / high * share, torch.zeros_like(peak)
+        else:
+            step = (most - least).clamp_min(1.0) / (high - low) * share
+            zero = (low - least * share / step).round_().clamp_(low, high)
+        wide = step[:, None]
+        back = (stored / wide).round_()
+        back = torch.minimum(torch.maximum(back, low - zero[:, None]), high - zero[:, None])
+        error = (back * wide - stored).square().sum(1)
+        better = error < smallest
+        best, zeros = torch.where(better, step, best), torch.where(better, zero, zeros)
+        smallest = torch.where(better, error, smallest)
+    return best, zeros
 
 
 def _spread(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *(1,) * (like.dim() - 1))
 
 
+Limits = tuple[Tensor | float, Tensor | float]
+
+
+def _learned(divided: Tensor, whole: Tensor, limits: Limits, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of LSQ: of the weights, and of each weight's scale."""
+    low, high = limits
+    inside = (divided >= low - 0.5) & (divided <= high + 0.5)
+    error = torch.where(inside, whole - divided, whole)
+    return grad * inside, grad * error
+
+
 class _Round8(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, scale: Tensor) -> Tensor:
-        wide = _spread(scale, weight)
+    def forward(ctx: Any, weight: Tensor, wide: Tensor, limits: Limits) -> Tensor:
         divided = weight / wide
-        whole = divided.round().clamp_(-127, 127)
+        whole = divided.round().clamp_(*limits)
         ctx.save_for_backward(divided, whole)
+        ctx.limits, ctx.shape = limits, wide.shape
         return whole * wide
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
-        divided, whole = ctx.saved_tensors
-        inside = divided.abs() <= 127.5
-        error = torch.where(inside, whole - divided, whole)
-        return grads[0] * inside, (grads[0] * error).flatten(1).sum(1)
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        by_weight, by_scale = _learned(*ctx.saved_tensors, ctx.limits, grads[0])
+        return by_weight, by_scale.sum_to_size(ctx.shape), None
 
 
 class _RoundLow(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, scale: Tensor, step: Tensor, bound: int) -> Tensor:
-        stored = (weight / _spread(scale, weight)).round_().clamp_(-127, 127)
-        divided = stored.div_(_spread(step, weight))
-        whole = divided.round().clamp_(-bound, bound)
-        ctx.save_for_backward(divided, whole, scale)
-        ctx.bound = bound
-        return whole * _spread(step * scale, weight)
+    def forward(
+        ctx: Any, weight: Tensor, wide: Tensor, eight: Limits, step: Tensor, limits: Limits
+    ) -> Tensor:
+        stored = (weight / wide).round_().clamp_(*eight)
+        divided = stored.div_(step)
+        whole = divided.round().clamp_(*limits)
+        ctx.save_for_backward(divided, whole, wide)
+        ctx.limits = limits
+        return whole * (step * wide)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, Tensor, None]:
-        divided, whole, scale = ctx.saved_tensors
-        inside = divided.abs() <= ctx.bound + 0.5
-        error = torch.where(inside, whole - divided, whole)
-        by_step = (grads[0] * error).flatten(1).sum(1) * scale
-        return grads[0] * inside, None, by_step, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, Tensor, None]:
+        divided, whole, wide = ctx.saved_tensors
+        by_weight, by_step = _learned(divided, whole, ctx.limits, grads[0])
+        return by_weight, None, None, by_step.sum_to_size(wide.shape) * wide, None

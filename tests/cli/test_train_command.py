@@ -43,6 +43,19 @@ def test_quantizes_given_weights(cli: Cli, inputs: tuple[Path, Path, Path], tmp_
     assert (tmp_path / "run" / "quantizers.npz").exists()
 
 
+def test_forms_for_simulation(cli: Cli, inputs: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    space, weights, data = inputs
+    outcome = cli(
+        "train", "--quantize", "--from", weights, "--space", space, "--data", data,
+        "-o", tmp_path / "run", "--epochs", "1", "--batch", "16", "--granularity", "group:8",
+        "--asymmetric",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    with np.load(tmp_path / "run" / "quantizers.npz") as found:
+        assert '"group": 8' in str(found["__header__"])
+        assert any(name.endswith("zero2") for name in found.files)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -51,6 +64,11 @@ def test_quantizes_given_weights(cli: Cli, inputs: tuple[Path, Path, Path], tmp_
         (("--quantize", "--space", "cifar"), "zoo:cifar_mbv3 has its own space"),
         (("--quantize", "--from", "missing.npz"), "missing.npz"),
         (("--quantize", "--epochs", "0"), "epochs must be positive"),
+        (("--granularity", "tensor"), "granularity and zero points are of quantizers"),
+        (("--asymmetric",), "granularity and zero points are of quantizers"),
+        (("--quantize", "--granularity", "rows"), "granularity is 'rows'"),
+        (("--quantize", "--granularity", "group"), "granularity 'group' with groups of 0"),
+        (("--quantize", "--from", "zoo:cifar_mbv3_q", "--asymmetric"), "of another form"),
     ],
 )
 def test_bad_options_are_refused(

@@ -12,6 +12,7 @@ import torch
 
 from edgeopt.core.errors import InputError
 from edgeopt.core.lowbits import largest
+from edgeopt.core.precision import LayerPrecision
 from edgeopt.core.space import SearchSpace, parse_space
 from edgeopt.graph.build import build_onnx
 from edgeopt.graph.importer import import_model
@@ -121,6 +122,35 @@ def test_files_bring_back_the_same_net(net: ElasticNet, space: SearchSpace, tmp_
         assert torch.equal(tensor, fitted.quantizers.state_dict()[name]), name
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        LayerPrecision(granularity="tensor"),
+        LayerPrecision(granularity="group", group=4, symmetric=False),
+    ],
+    ids=lambda form: form.granularity,
+)
+def test_supernets_of_other_forms(space: SearchSpace, tmp_path: Path, form: LayerPrecision) -> None:
+    net = ElasticNet(randomized(space), form).eval()
+    net.fit()
+    save_elastic(net, tmp_path / "weights.npz", tmp_path / QUANTIZERS)
+    again = load_elastic(space, tmp_path / "weights.npz", tmp_path / QUANTIZERS)
+    assert again.form == form
+    images, rng = _images(), random.Random(5)
+    for _ in range(3):
+        config = space.sample(rng)
+        plan = sample(space, config, rng, (2, 3, 4, 8))
+        x = images[:, :, : config.resolution, : config.resolution]
+        with torch.no_grad():
+            subnet = again.extract(config, plan)
+            assert torch.allclose(net(x, config, plan), subnet.net(x), rtol=1e-4, atol=1e-4)
+        if form.granularity == "tensor":  # channels of one scale are what kernels take
+            assert all(len(w.scale) == len(w.weight) for w in subnet.stored().values())
+        else:
+            with pytest.raises(InputError, match="for simulation: one accumulator has one scale"):
+                subnet.stored()
+
+
 def test_damaged_files_are_refused(net: ElasticNet, space: SearchSpace, tmp_path: Path) -> None:
     weights, path = tmp_path / "weights.npz", tmp_path / QUANTIZERS
     save_elastic(net, weights, path)
@@ -143,6 +173,11 @@ def test_damaged_files_are_refused(net: ElasticNet, space: SearchSpace, tmp_path
     refused("the header does not say", __header__=np.array("{}"))
     other = '{"format": "edgeopt-quantizers/1", "space": "other"}'
     refused("of space 'other'", __header__=np.array(other))
+    start = '{"format": "edgeopt-quantizers/1", "space": "tiny", "form": '
+    for form in ('"group"', '{"granularity": "rows"}', '{"group": 4}', '{"granularity": 4}'):
+        refused("states a form that is none", __header__=np.array(start + form + "}"))
+    zeros = '{"granularity": "channel", "symmetric": false}'
+    refused("arrays missing or unexpected", __header__=np.array(start + zeros + "}"))
     refused("unpacks to", **{first: np.zeros(2_000_000, np.float32)})
     path.write_bytes(b"nonsense")
     with pytest.raises(InputError, match="not a readable quantizers file"):

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgeopt.core.lowbits import WEIGHT_BITS, largest, round_again
+from edgeopt.core.lowbits import WEIGHT_BITS, largest, limits, round_again
+from edgeopt.core.precision import LayerPrecision
 from edgeopt.quant.elastic import ElasticQuantizer, integers_max, kurtosis, max_scale, round_max
 
 
@@ -48,6 +49,103 @@ def test_integers_are_those_of_core(
     assert torch.equal(real, whole * steps.view(-1, 1, 1, 1))
     # a slice of what was rounded is the rounded slice: one set of integers for all subnets
     assert torch.equal(real, quantizer(weight, bits)[:outputs, :inputs].detach())
+
+
+FORMS = [
+    LayerPrecision(granularity="tensor"),
+    LayerPrecision(granularity="tensor", symmetric=False),
+    LayerPrecision(symmetric=False),
+    LayerPrecision(granularity="group", group=4),
+    LayerPrecision(granularity="group", group=4, symmetric=False),
+]
+
+
+def _name(form: LayerPrecision) -> str:
+    return f"{form.granularity}{form.group or ''}{'' if form.symmetric else '-zero'}"
+
+
+@pytest.mark.parametrize("form", FORMS, ids=_name)
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**31), bits=st.sampled_from(WEIGHT_BITS),
+    outputs=st.integers(1, 6), inputs=st.integers(1, 9), kernel=st.sampled_from([1, 3]),
+)  # fmt: skip
+def test_integers_of_every_form_are_those_of_core(
+    form: LayerPrecision, seed: int, bits: int, outputs: int, inputs: int, kernel: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(6, 9, kernel, kernel, generator=generator) + 0.4
+    quantizer = ElasticQuantizer(6, 9, form)
+    quantizer.fit(weight)
+    with torch.no_grad():
+        for parameter in quantizer.parameters():
+            parameter += 0.3 * torch.rand(parameter.shape, generator=generator)
+    part = weight[:outputs, :inputs]
+
+    def wide(values: torch.Tensor) -> np.ndarray:
+        return quantizer.spread(values, part).expand(part.shape).numpy()
+
+    def zeros(bits: int) -> np.ndarray | None:
+        return None if form.symmetric else wide(quantizer.zero(bits, outputs))
+
+    low, high = limits(8, form.symmetric)
+    zero = 0 if form.symmetric else zeros(8)
+    eight = np.clip(np.rint(part.numpy() / wide(quantizer.scale(outputs))) + zero, low, high)
+    steps = None if bits == 8 else wide(quantizer.step(bits, outputs))
+    given = (eight - zero).astype(np.int16)
+    if bits == 8:
+        expected = given
+    else:
+        found, own = round_again(given, bits, steps, zeros(bits)), zeros(bits)
+        assert limits(bits, form.symmetric)[0] <= found.min()
+        expected = found if own is None else found - own
+    whole, scale = quantizer.integers(part, bits)
+    assert np.array_equal(whole.numpy(), expected)
+    real = quantizer(part, bits).detach()
+    assert torch.equal(real, whole * quantizer.spread(scale, part))
+    assert torch.equal(real, quantizer(weight, bits)[:outputs, :inputs].detach())
+
+
+def test_finer_scales_and_zero_points_lose_less() -> None:
+    weight = _weight(2, 32, 64) + 0.5
+
+    def loss(**form: object) -> float:
+        quantizer = ElasticQuantizer(32, 64, LayerPrecision(**form))  # type: ignore[arg-type]
+        quantizer.fit(weight)
+        return float((quantizer(weight, 3) - weight).detach().square().mean())
+
+    channel = loss()
+    assert loss(granularity="group", group=8) < channel < loss(granularity="tensor")
+    assert loss(symmetric=False) < channel
+
+
+@pytest.mark.parametrize("form", FORMS, ids=_name)
+def test_scales_of_every_form_learn(form: LayerPrecision) -> None:
+    weight = _weight(7)
+    quantizer = ElasticQuantizer(6, 9, form)
+    quantizer.fit(weight)
+    target = torch.randn(weight.shape, generator=torch.Generator().manual_seed(8))
+    for bits in (8, 2):
+        quantizer.zero_grad()
+        out = quantizer(weight, bits)
+        (out * target).sum().backward()
+        learned = quantizer.log_scale if bits == 8 else quantizer.log_step2
+        assert learned.grad is not None and learned.grad.shape == quantizer.log_scale.shape
+        # The sum over the weights of a scale of what each would ask for.
+        whole, scale = quantizer.integers(weight, bits)
+        wide = quantizer.spread(scale, weight)
+        divided = weight / quantizer.spread(quantizer.scale(), weight)
+        if bits == 2:
+            divided = quantizer.integers(weight, 8)[0] / quantizer.spread(quantizer.step(2), weight)
+        low, high = limits(bits, form.symmetric)
+        zero = quantizer.spread(quantizer.zero(bits), weight)
+        inside = (divided >= low - zero - 0.5) & (divided <= high - zero + 0.5)
+        asked = target * torch.where(inside, whole - divided, whole) * wide
+        probe = quantizer.spread(torch.arange(learned.numel()).view(learned.shape), weight)
+        expected = torch.zeros(learned.numel()).index_add(
+            0, probe.expand(weight.shape).flatten(), asked.flatten()
+        )
+        assert torch.allclose(learned.grad.flatten(), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_double_rounding_is_the_untrained_case() -> None:
