@@ -53,7 +53,7 @@ def run(
     same options.
     """
     given = {"epochs": epochs, "learning_rate": learning_rate}
-    common = {
+    common: dict[str, Any] = {
         "minutes": minutes, "batch": batch, "workers": workers, "seed": seed,
         **{name: value for name, value in given.items() if value is not None},
     }  # fmt: skip

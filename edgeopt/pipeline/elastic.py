@@ -81,7 +81,7 @@ class ElasticNet(nn.Module):
         self.net, self.form = net, form
         self.quantizers = nn.ModuleDict(
             {
-                _key(name): ElasticQuantizer(*layer.weight.shape[:2], form=form)
+                _key(name): ElasticQuantizer(layer.weight.shape[0], layer.weight.shape[1], form)
                 for name, layer in net.weight_layers().items()
                 if not name.endswith(".depth.conv")
             }

@@ -33,6 +33,10 @@ _SHARES = 60  # steps tried for the least squared error
 _DEAD = 1e-12  # channels smaller than this hold nothing
 
 
+#: The least and the largest integer, broadcasting against the weights.
+Limits = tuple[Tensor, Tensor]
+
+
 class ElasticQuantizer(nn.Module):
     """Scales and steps of one layer's weight [O, I, ...].
 
@@ -79,10 +83,10 @@ class ElasticQuantizer(nn.Module):
         wide = values.repeat_interleave(self.form.group, 1)[:, : weight.shape[1]]
         return wide.view(*wide.shape, *(1,) * (weight.dim() - 2))
 
-    def _limits(self, bits: int, weight: Tensor) -> tuple[Tensor | float, Tensor | float]:
+    def _limits(self, bits: int, weight: Tensor) -> Limits:
         low, high = limits(bits, self.form.symmetric)
         if self.form.symmetric:
-            return float(low), float(high)
+            return torch.tensor(float(low)), torch.tensor(float(high))
         zero = self.spread(self.zero(bits, weight.shape[0]), weight)
         return low - zero, high - zero
 
@@ -152,7 +156,8 @@ def max_scale(weight: Tensor) -> Tensor:
 def round_max(weight: Tensor) -> Tensor:
     """The weight in eight bits of a scale that follows its largest magnitude; trainable."""
     wide = _spread(max_scale(weight), weight)
-    y: Tensor = _Round8.apply(weight, wide, (-127.0, 127.0))  # type: ignore[no-untyped-call]
+    bounds = torch.tensor(-127.0), torch.tensor(127.0)
+    y: Tensor = _Round8.apply(weight, wide, bounds)  # type: ignore[no-untyped-call]
     return y
 
 
@@ -209,9 +214,6 @@ def _spread(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *(1,) * (like.dim() - 1))
 
 
-Limits = tuple[Tensor | float, Tensor | float]
-
-
 def _learned(divided: Tensor, whole: Tensor, limits: Limits, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of LSQ: of the weights, and of each weight's scale."""
     low, high = limits
@@ -231,7 +233,8 @@ class _Round8(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        by_weight, by_scale = _learned(*ctx.saved_tensors, ctx.limits, grads[0])
+        divided, whole = ctx.saved_tensors
+        by_weight, by_scale = _learned(divided, whole, ctx.limits, grads[0])
         return by_weight, by_scale.sum_to_size(ctx.shape), None
 
 

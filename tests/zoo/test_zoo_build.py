@@ -60,7 +60,9 @@ def test_the_page_says_what_the_card_says(built: Path) -> None:
 def test_building_again_uses_what_is_there_and_gives_the_same(
     built: Path, ingredients: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgeopt.pipeline.zoo_build.distill_images", lambda *_: pytest.fail("again"))
+    monkeypatch.setattr(
+        "edgeopt.pipeline.zoo_build.distill_images", lambda *_: pytest.fail("again")
+    )
     monkeypatch.setattr("edgeopt.ofa.evaluate.count_right", lambda *_: pytest.fail("again"))
     out = tmp_path / "tiny_net"
     build_entry(
