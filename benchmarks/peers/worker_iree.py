@@ -15,10 +15,10 @@ FLAGS = (
     "--iree-hal-local-target-device-backends=llvm-cpu",
     "--iree-llvmcpu-target-cpu=host",
     "--iree-opt-level=O3",
-    "--iree-opt-data-tiling",
 )
-#: Faster where it compiles; the compiler gives up on some depthwise convolutions with it.
-IM2COL = "--iree-global-opt-use-im2col-for-convs"
+#: Faster where they compile; the compiler gives up on some depthwise convolutions with them.
+TILED = (*FLAGS, "--iree-opt-data-tiling")
+IM2COL = (*TILED, "--iree-global-opt-use-im2col-for-convs")
 
 
 class Iree(Peer):
@@ -30,15 +30,16 @@ class Iree(Peer):
             self._call(tools / "iree-import-onnx", folder / f"{precision}.onnx", "-o", middle,
                        "--opset-version", "18")  # fmt: skip
             compiler = tools / "iree-compile"
-            used: tuple[str, ...] = (*FLAGS, IM2COL)
-            try:
-                self._call(compiler, middle, *used, "-o", target)
-            except RuntimeError:
-                used = FLAGS
-                self._call(compiler, middle, *used, "-o", target)
+            for used in (IM2COL, TILED, FLAGS):
+                try:
+                    self._call(compiler, middle, *used, "-o", target)
+                    break
+                except RuntimeError:
+                    if used is FLAGS:
+                        raise
             target.with_suffix(".flags").write_text(" ".join(used))
         said = target.with_suffix(".flags")
-        flags = said.read_text() if said.exists() else " ".join((*FLAGS, IM2COL))
+        flags = said.read_text() if said.exists() else " ".join(IM2COL)
         return target, f"iree-compile {flags}"
 
     def _call(self, *command: str | Path) -> None:

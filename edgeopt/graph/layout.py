@@ -82,7 +82,8 @@ def conversion(source: Layout, target: Layout) -> list[tuple[Shape, tuple[int, .
         fine = _refine(source.view, target.view)
     if fine is None:  # the two views cut the elements differently: through ONNX order
         middle = plain((math.prod(source.view),))
-        return conversion(source, middle) + conversion(middle, target)
+        steps = conversion(source, middle) + conversion(middle, target)
+        return [] if _undone(steps) else steps
     whole = plain(fine)
     have = _expanded(whole if source.is_plain else source, fine)
     want = _expanded(whole if target.is_plain else target, fine)
@@ -101,6 +102,15 @@ def conversion(source: Layout, target: Layout) -> list[tuple[Shape, tuple[int, .
     shape = (1, *(math.prod(fine[axis] for axis in run) for run in runs))
     perm = (0, *(first[axis] + 1 for axis in want if axis in first))
     return [(shape, perm)]
+
+
+def _undone(steps: list[tuple[Shape, tuple[int, ...]]]) -> bool:
+    """Whether the second of two transposes is the first one's inverse."""
+    if len(steps) != 2:
+        return False
+    (first, there), (second, back) = steps
+    moved = tuple(first[axis] for axis in there)
+    return second == moved and [there[axis] for axis in back] == list(range(len(there)))
 
 
 def to_physical(value: Array, layout: Layout) -> Array:

@@ -82,3 +82,9 @@ def test_the_usual_layouts() -> None:
     assert conversion(plain((1, 3, 4, 5)), channels_last((1, 3, 4, 5))) == [((1, 3, 20), (0, 2, 1))]
     with pytest.raises(ValueError, match="does not permute"):
         Layout((1, 2), (0, 0))
+
+
+def test_ways_there_and_back_cancel() -> None:
+    """Two views that cut the elements differently may still hold them alike."""
+    assert not conversion(Layout((3, 4, 3), (2, 0, 1)), Layout((4, 3, 3), (2, 0, 1)))
+    assert len(conversion(Layout((3, 4, 3), (2, 0, 1)), Layout((4, 9), (1, 0)))) > 0
