@@ -122,7 +122,7 @@ class Kind(Generic[C]):
             card = msgspec.json.decode(text, type=self.card)
         except msgspec.DecodeError as error:
             raise InputError(
-                f"not the model card of a {self.noun}: {error}", where=where, hint=REINSTALL
+                f"not a model card ({self.noun}): {error}", where=where, hint=REINSTALL
             ) from error
         if card.schema != self.schema:
             raise InputError(
