@@ -59,13 +59,25 @@ class SubnetDomain:
         )
         self.size: int = space.size
         self._first = 1 + len(space.stages)
+        # Searches ask for hundreds of thousands of candidates, and depths are few.
+        self._active = {
+            depths: _used(space, depths)
+            for depths in itertools.product(*(range(len(stage.depths)) for stage in space.stages))
+        }
+        self._unused = {
+            depths: tuple(i for i in range(space.block_count) if i not in used)
+            for depths, used in self._active.items()
+        }
 
     def canonical(self, genes: Genes) -> Genes:
         """The same subnet with the genes of unused blocks at 0."""
-        result = list(genes[: self._first]) + [0] * (len(genes) - self._first)
-        for index in self.active(genes):
+        unused = self._unused[genes[1 : self._first]]
+        if not unused:
+            return genes
+        result = list(genes)
+        for index in unused:
             at = self._first + 2 * index
-            result[at : at + 2] = genes[at : at + 2]
+            result[at] = result[at + 1] = 0
         return tuple(result)
 
     def decode(self, genes: Genes) -> SubnetConfig:
@@ -95,7 +107,7 @@ class SubnetDomain:
         per_block = list(itertools.product(range(len(space.kernels)), range(len(space.expands))))
         heads = itertools.product(*(range(n) for n in self.cardinalities[: self._first]))
         for head in heads:
-            active = list(self.active(head))
+            active = self.active(head)
             for choice in itertools.product(per_block, repeat=len(active)):
                 blocks = [0] * (2 * space.block_count)
                 for index, pair in zip(active, choice, strict=True):
@@ -106,10 +118,18 @@ class SubnetDomain:
         picks = zip(self.space.stages, genes[1 : self._first], strict=True)
         return tuple(stage.depths[gene] for stage, gene in picks)
 
-    def active(self, genes: Genes) -> Iterator[int]:
+    def active(self, genes: Genes) -> tuple[int, ...]:
         """Indices of the blocks that the subnet uses."""
-        for start, depth in zip(self.space.stage_starts, self._depths(genes), strict=True):
-            yield from range(start, start + depth)
+        return self._active[genes[1 : self._first]]
+
+
+def _used(space: SearchSpace, depths: Genes) -> tuple[int, ...]:
+    """Blocks that subnets with these genes of depths use."""
+    return tuple(
+        start + offset
+        for stage, start, gene in zip(space.stages, space.stage_starts, depths, strict=True)
+        for offset in range(stage.depths[gene])
+    )
 
 
 #: What `features` gives, per space: named so that a stored predictor can refuse another meaning.

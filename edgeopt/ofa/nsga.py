@@ -26,14 +26,16 @@ def ranks(objectives: Floats, violation: Floats) -> Ints:
         objectives: [points, objectives], smaller is better.
         violation: [points], 0 where every constraint holds.
     """
-    no_worse = (objectives[:, None, :] <= objectives[None, :, :]).all(-1)
-    better = (objectives[:, None, :] < objectives[None, :, :]).any(-1)
+    count = len(objectives)
+    no_worse = np.ones((count, count), bool)
+    for column in objectives.T:
+        no_worse &= column[:, None] <= column[None, :]
+    # No worse anywhere, and not the other way round: better in one.
+    dominates = no_worse & ~no_worse.T
     feasible = violation == 0
-    dominates = np.where(
-        feasible[:, None] & feasible[None, :],
-        no_worse & better,
-        violation[:, None] < violation[None, :],
-    )
+    if not feasible.all():
+        both = feasible[:, None] & feasible[None, :]
+        dominates = np.where(both, dominates, violation[:, None] < violation[None, :])
     rank = np.full(len(objectives), -1, np.int64)
     dominators = dominates.sum(0)
     front = 0
