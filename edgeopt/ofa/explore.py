@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeopt.core.estimates import Budget
+from edgeopt.ofa.evolve import evolve
 from edgeopt.ofa.genes import Domain
-from edgeopt.ofa.nsga import Genes, offspring, ranks, survivors
+from edgeopt.ofa.nsga import ranks
 from edgeopt.ofa.pool import (
     POPULATION,
     Candidate,
@@ -17,14 +18,10 @@ from edgeopt.ofa.pool import (
     Pool,
     Start,
     T,
-    fitted,
     objectives,
     spread,
 )
-
-_PARENTS = 4 * POPULATION  # of all that was costed: a front of three objectives is wide
-_CHILDREN = 16 * POPULATION  # screened a generation
-_COSTED = POPULATION // 2  # of them
+from edgeopt.ofa.screen import Screen
 
 
 def explore(
@@ -36,12 +33,9 @@ def explore(
     seed: int = 0,
     evaluations: int = 2500,
     start: Start | None = None,
+    screen: Screen | None = None,
 ) -> tuple[Candidate[T], ...]:
     """What is best in accuracy, latency and flash at once: a screened evolution on all three.
-
-    Predicted accuracy is nearly free and costs are not. So every generation has many more children
-    than are costed: a model of costs, fitted to what was costed so far, and the predictor say
-    which of them are likely to be on the front.
 
     Arguments are those of `edgeopt.ofa.search.search`.
 
@@ -56,7 +50,8 @@ def explore(
         pool.add(domain.enumerate())
     else:
         rng = np.random.default_rng(seed)
-        _evolve(pool, domain, rng, spread(domain, rng) if start is None else start(POPULATION, rng))
+        first = spread(domain, rng) if start is None else start(POPULATION, rng)
+        evolve(pool, domain, rng, first, evaluations, flash=True, screen=screen)
     return tuple(pool.points.values())
 
 
@@ -68,28 +63,3 @@ def pareto(points: Sequence[Candidate[T]]) -> tuple[Candidate[T], ...]:
     table, violation = objectives(feasible, flash=True)
     front = [p for p, rank in zip(feasible, ranks(table, violation), strict=True) if rank == 0]
     return tuple(sorted(front, key=lambda p: (p.costs.latency.value, -p.accuracy)))
-
-
-def _evolve(
-    pool: Pool[T], domain: Domain[T], rng: np.random.Generator, first: Sequence[Genes]
-) -> None:
-    pool.add(first)
-    idle = 0
-    while not pool.full and idle < 20:
-        known = list(pool.points)
-        table, violation = objectives([pool.points[g] for g in known], flash=True)
-        parents = [known[i] for i in survivors(table, violation, _PARENTS)]
-        children = offspring(parents, domain.cardinalities, _CHILDREN, rng)
-        fresh = [g for g in dict.fromkeys(map(domain.canonical, children)) if g not in pool.points]
-        if not fresh:
-            idle += 1
-            continue
-        idle = 0
-        costs, _ = fitted(domain, pool)(fresh)
-        likely = np.column_stack([-pool.predict(fresh), costs[:, 0], costs[:, 2]])
-        # Beside what is known: a child that something known dominates is not worth its costs.
-        ahead = table[ranks(table, violation) == 0]
-        both = np.concatenate([ahead, likely])
-        order = survivors(both, np.zeros(len(both)), len(both))
-        chosen = [i - len(ahead) for i in order if i >= len(ahead)]
-        pool.add([fresh[i] for i in chosen[:_COSTED]])

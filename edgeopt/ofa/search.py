@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from edgeopt.core.errors import InfeasibleError
 from edgeopt.core.estimates import Budget
+from edgeopt.ofa.evolve import evolve
 from edgeopt.ofa.genes import Domain
 from edgeopt.ofa.nsga import Genes, offspring, survivors
 from edgeopt.ofa.pool import (
@@ -97,8 +98,9 @@ def search(
         evaluations: calls of ``cost`` at most.
         progress: told after every batch.
         start: the first population, where the domain knows better than a spread of sizes.
-        screen: costs of many candidates at once, in the order of the columns of
-            `edgeopt.ofa.screen`; fitted to what was costed where none is given.
+        screen: costs of many candidates at once: evolution then looks at thousands for each that
+            is costed (`edgeopt.ofa.evolve`). Where none is given it costs every child, and the
+            descent screens by sums over genes, fitted to what was costed.
 
     Raises:
         InputError: ``evaluations`` is not positive.
@@ -111,7 +113,11 @@ def search(
     else:
         rng = np.random.default_rng(seed)
         allowance = min(evaluations, max(1, int(evaluations * _EVOLUTION_SHARE)))
-        _evolve(pool, domain, rng, allowance, start)
+        first = spread(domain, rng) if start is None else start(POPULATION, rng)
+        if screen is None:
+            _evolve(pool, domain, rng, allowance, first)
+        else:
+            evolve(pool, domain, rng, first, allowance, flash=False, screen=screen)
         _descend(pool, domain, rng, screen)
         while _intensify(pool, domain, rng):
             _descend(pool, domain, rng, screen)
@@ -128,10 +134,9 @@ def _evolve(
     domain: Domain[T],
     rng: np.random.Generator,
     allowance: int,
-    start: Start | None,
+    first: Sequence[Genes],
 ) -> None:
-    """NSGA-II over accuracy and latency, from extremes and a spread of sizes."""
-    first = spread(domain, rng) if start is None else start(POPULATION, rng)
+    """NSGA-II over accuracy and latency."""
     population = pool.add(list(first)[:allowance])
     idle = 0
     while len(pool.points) < allowance and idle < 20:
