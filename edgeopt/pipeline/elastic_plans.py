@@ -1,20 +1,25 @@
-"""Mixed plans for one subnet, greedily: at each move the width whose loss a saved bit is least."""
+"""Mixed plans for one subnet: the least divergence that so many bits a weight allow.
+
+What is measured of a choice is how far it moves the outputs from those at eight bits, not the loss
+on labels: images that the network was trained on have next to none, and the rest is noise.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from edgeopt.core.space import SubnetConfig
+from edgeopt.core.space import SearchSpace, SubnetConfig
 from edgeopt.ofa import plans
-from edgeopt.ofa.data import ImageSet, batches, normalize
+from edgeopt.ofa.data import batches, normalize
 from edgeopt.ofa.evaluate import fold_batch_norm
 from edgeopt.ofa.plans import BlockPlan
 from edgeopt.pipeline.elastic import ElasticNet
+from edgeopt.quant.allocate import Limit, Table, allocate
 
 U8 = npt.NDArray[np.uint8]
 
@@ -25,76 +30,91 @@ def mixed_plans(
     net: ElasticNet,
     config: SubnetConfig,
     calibration: U8,
-    held: ImageSet,
+    held: U8,
     targets: Sequence[float],
     choices: tuple[int, ...] = plans.DEPLOYABLE_BITS,
 ) -> list[BlockPlan]:
-    """For each target, the plan of at most so many bits a weight that additive losses say is best.
+    """For each target, the plan of at most so many bits a weight of least summed divergence.
 
-    Each choice's cross-entropy is measured alone, the others at the most bits; widths are then
-    lowered one by one, least added loss for the bits saved first.
+    Divergences of single choices are taken to add up; an integer program then picks (as in
+    HAWQ-V3: Yao et al. 2021).
 
     Args:
         net: the elastic supernet.
         config: the subnet.
         calibration: uint8 [N,H,W,C] images for batch-norm statistics.
-        held: labelled images that losses are measured on; no test images.
+        held: uint8 [N,H,W,C] images that divergences are measured on; no test images.
         targets: bits of a weight on average, all layers counted.
         choices: widths to choose from.
+
+    Raises:
+        InfeasibleError: a target is below what the narrowest plan has.
     """
     space = net.net.space
-    top = plans.canonical(space, config, plans.uniform(space, max(choices)))
-    active = [*space.active(config), *range(space.block_count, len(top.genes))]
-    alone = _losses(net, config, calibration, held, [
-        (gene, bits) for gene in active for bits in choices if bits < max(choices)
-    ])  # fmt: skip
-
-    def size(plan: BlockPlan) -> float:
-        return plans.average_bits(space, config, plan)
-
-    def lowered(target: float) -> BlockPlan:
-        plan = top
-        while size(plan) > target:
-            moves: list[tuple[float, int, int, BlockPlan]] = []
-            for gene, bits in alone:
-                now = plan.genes[gene]
-                if bits < now:
-                    after = _with(space.block_count, plan, gene, bits)
-                    added = max(alone[gene, bits] - alone.get((gene, now), 0.0), 0.0)
-                    moves.append((added / (size(plan) - size(after)), gene, -bits, after))
-            if not moves:
-                break
-            plan = min(moves, key=lambda move: move[:3])[3]
-        return plan
-
-    return [lowered(target) for target in targets]
+    sensitivity = divergences(net, config, calibration, held, choices)
+    found = []
+    for target in targets:
+        limit = average_limit(space, config, sensitivity, target)
+        bits = allocate(sensitivity, [limit]).bits
+        found.append(with_genes(space, config, {int(n): b for n, b in bits.items()}, max(choices)))
+    return found
 
 
-def _losses(
-    net: ElasticNet, config: SubnetConfig, calibration: U8, held: ImageSet,
-    choices: Sequence[tuple[int, int]],
-) -> dict[tuple[int, int], float]:  # fmt: skip
-    """Cross-entropy that each (gene, bits) adds to that of eight bits everywhere."""
+def with_genes(
+    space: SearchSpace, config: SubnetConfig, bits: Mapping[int, int], others: int = 8
+) -> BlockPlan:
+    """The canonical plan with these bits by gene; blocks come first, then the head's layers."""
+    genes = list(plans.uniform(space, others).genes)
+    for gene, width in bits.items():
+        genes[gene] = width
+    blocks = space.block_count
+    plan = BlockPlan(tuple(genes[:blocks]), tuple(genes[blocks:]))
+    return plans.canonical(space, config, plan)
+
+
+def average_limit(
+    space: SearchSpace, config: SubnetConfig, sensitivity: Table, target: float
+) -> Limit:
+    """Bits of a weight on average as a limit on choices of single genes."""
+    top = max(max(row) for row in sensitivity.values())
+
+    def average(bits: Mapping[int, int]) -> float:
+        return plans.average_bits(space, config, with_genes(space, config, bits, top))
+
+    # A gene's share is what it saves, counted from its narrowest choice.
+    costs: dict[str, dict[int, float]] = {}
+    fixed = average({})
+    for name, row in sensitivity.items():
+        at = {bits: average({int(name): bits}) - average({}) for bits in row}
+        costs[name] = {bits: value - min(at.values()) for bits, value in at.items()}
+        fixed += min(at.values())
+    return Limit("average bits", costs, target, fixed)
+
+
+def divergences(
+    net: ElasticNet, config: SubnetConfig, calibration: U8, held: U8, choices: Sequence[int]
+) -> dict[str, dict[int, float]]:
+    """Kullback-Leibler divergence from the most bits everywhere, by gene and its bits alone."""
     space = net.net.space
-    images = normalize(calibration, space)
-    x, y = normalize(held.images, space), torch.from_numpy(held.labels)
+    images, x = normalize(calibration, space), normalize(held, space)
 
-    def loss(plan: BlockPlan) -> float:
+    def outputs(bits: Mapping[int, int]) -> torch.Tensor:
+        plan = with_genes(space, config, bits, max(choices))
         static = fold_batch_norm(net.prepare(config, plan, images).net)
         with torch.inference_mode():
-            parts = [F.cross_entropy(static(x[part]), y[part], reduction="sum")
-                     for part in batches(len(y), _BATCH)]  # fmt: skip
-        return float(torch.stack(parts).sum()) / len(y)
+            parts = [static(x[part]).log_softmax(1) for part in batches(len(x), _BATCH)]
+        return torch.cat(parts)
 
-    top = plans.uniform(space, 8)
-    start = loss(top)
+    whole = outputs({})
+    head = range(space.block_count, space.block_count + len(plans.HEAD_LAYERS))
+
+    def moved(gene: int, bits: int) -> float:
+        if bits == max(choices):
+            return 0.0
+        now = outputs({gene: bits})
+        return float(F.kl_div(now, whole, reduction="batchmean", log_target=True))
+
     return {
-        (gene, bits): loss(_with(space.block_count, top, gene, bits)) - start
-        for gene, bits in choices
+        str(gene): {bits: moved(gene, bits) for bits in choices}
+        for gene in (*space.active(config), *head)
     }
-
-
-def _with(blocks: int, plan: BlockPlan, gene: int, bits: int) -> BlockPlan:
-    genes = list(plan.genes)
-    genes[gene] = bits
-    return BlockPlan(tuple(genes[:blocks]), tuple(genes[blocks:]))

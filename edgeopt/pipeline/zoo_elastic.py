@@ -23,7 +23,6 @@ import torch
 
 from edgeopt import zoo
 from edgeopt.core.files import digest, read_bytes, write_atomic
-from edgeopt.core.lowbits import packed_bytes
 from edgeopt.core.space import SearchSpace, SubnetConfig
 from edgeopt.ofa import plans
 from edgeopt.ofa.checkpoint import load_weights
@@ -31,12 +30,13 @@ from edgeopt.ofa.data import ImageSet, check_labels, load_images, normalize
 from edgeopt.ofa.distill import DistillOptions
 from edgeopt.ofa.evaluations import Pair
 from edgeopt.ofa.extract import StaticNet
-from edgeopt.ofa.plan_predictor import fit_plan_predictor
+from edgeopt.ofa.plan_predictor import PlanPredictor, fit_plan_predictor
 from edgeopt.ofa.plans import BlockPlan, PlanEvaluation
 from edgeopt.ofa.predictor import MINIMUM, load_predictor
 from edgeopt.pipeline.elastic import ElasticNet
 from edgeopt.pipeline.elastic_evaluate import count_exactly, evaluate_plans
 from edgeopt.pipeline.elastic_files import QUANTIZERS, load_elastic, save_elastic
+from edgeopt.pipeline.elastic_pairs import drawn, promising, weight_bytes
 from edgeopt.pipeline.elastic_plans import mixed_plans
 from edgeopt.pipeline.zoo_build import (
     About,
@@ -45,7 +45,6 @@ from edgeopt.pipeline.zoo_build import (
     distilled,
     install,
     npz,
-    of_all_sizes,
     run_main,
     spread,
 )
@@ -57,14 +56,16 @@ U8 = npt.NDArray[np.uint8]
 #: Widths that all layers of the card's uniform plans have.
 UNIFORM = (8, 4, 3, 2)
 #: Average bits that mixed plans of the card are found for.
-TARGETS = (4.0, 3.5)
+TARGETS = (4.0, 3.5, 3.0)
 
 
 @dataclass(frozen=True, slots=True)
 class ElasticOptions:
     """How much is measured."""
 
-    pairs: int = 210
+    pairs: int = 210  # drawn
+    promising: int = 90  # searched with the predictor of what was measured before
+    rounds: int = 3  # that these are searched in
     pair_images: int | None = None  # None: all
     exact_subnets: int = 5
     exact_images: int | None = None
@@ -136,8 +137,7 @@ def build_elastic(
     prediction = None
     if len(pairs) >= MINIMUM:
         say("fitting the predictor")
-        subnets = load_predictor(base.predictor, space)
-        predictor = fit_plan_predictor(space, pairs, subnets=subnets, seed=options.seed)
+        predictor = job.fitted(pairs)
         files["predictor.json"] = predictor.dump()
         prediction = predictor.document.summary()
     card = ElasticCard(
@@ -223,19 +223,29 @@ class _Build:
         )  # fmt: skip
 
     def pairs(self) -> list[PlanEvaluation]:
-        """Subnets of all sizes under plans of all averages, for a predictor to learn from."""
+        """What a predictor learns from: pairs of all kinds, then those that it finds promising."""
         options, space = self.options, self.space
-        rng, draws = random.Random(f"{options.seed}/pairs"), of_all_sizes(space, options.seed)
-        found: dict[Pair, None] = {}
-        for config in (space.max_config(), space.min_config()):
-            for bits in (8, 4, 2):
-                plan = plans.canonical(space, config, plans.uniform(space, bits))
-                found[config, plan] = None
-        while len(found) < options.pairs:
-            for config in (next(draws), space.sample(rng)):
-                found[config, plans.sample(space, config, rng)] = None
         test = self.test if options.pair_images is None else self.test.head(options.pair_images)
-        return self.evaluate("pairs", list(found), self.calibration, test)
+        known = drawn(space, options.pairs, options.seed)
+        measured = self.evaluate("pairs", known, self.calibration, test)
+        for turn in range(options.rounds if len(known) >= MINIMUM else 0):
+            kept = self.work / f"front{turn}-{self.of(self.calibration)}-{len(test)}.json"
+            if kept.exists():  # a search repeats exactly on one machine only
+                names = msgspec.json.decode(kept.read_bytes(), type=list[tuple[str, str]])
+                best: list[Pair] = [(SubnetConfig.parse(a), BlockPlan.parse(b)) for a, b in names]
+            else:
+                self.say(f"searching pairs that are predicted best, round {turn + 1}")
+                count = -(-options.promising // options.rounds)
+                best = promising(space, self.fitted(measured), count, options.seed + turn)
+                write_atomic(kept, msgspec.json.encode([(str(a), str(b)) for a, b in best]))
+            known = list(dict.fromkeys([*known, *best]))
+            measured = self.evaluate("pairs", known, self.calibration, test)
+        return measured
+
+    def fitted(self, measured: Sequence[PlanEvaluation]) -> PlanPredictor:
+        """The predictor of measured pairs; the base's predictions in fp32 are a feature."""
+        subnets = load_predictor(self.base.predictor, self.space)
+        return fit_plan_predictor(self.space, measured, subnets=subnets, seed=self.options.seed)
 
     def spread(self, count: int) -> list[SubnetConfig]:
         """Measured subnets of the base, spread evenly from the smallest to the largest."""
@@ -288,7 +298,7 @@ class _Build:
 
     def _plans(self, config: SubnetConfig) -> list[BlockPlan]:
         space, count = self.space, self.options.plan_images
-        held = ImageSet(self.train.images[-count:], self.train.labels[-count:])
+        held = self.train.images[-count:]
         uniform = [plans.canonical(space, config, plans.uniform(space, b)) for b in UNIFORM]
         return uniform + mixed_plans(self.net, config, self.calibration, held, TARGETS)
 
@@ -313,16 +323,6 @@ class _Build:
         )  # fmt: skip
 
 
-def weight_bytes(space: SearchSpace, config: SubnetConfig, plan: BlockPlan) -> int:
-    """Bytes of a subnet's weights, packed; three bits take the room of four."""
-    bits = plans.layer_bits(space, config, plan)
-    total = 0
-    for name, count in plans.weight_counts(space, config).items():
-        width = bits.get(name, 8)
-        total += count if width == 8 else packed_bytes(count, 4 if width == 3 else width)
-    return total
-
-
 def _check(folder: Path) -> None:
     entry = load_folder(folder)
     load_elastic(entry.space, entry.weights, entry.quantizers)
@@ -338,6 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights", type=Path, help="fine-tuned weights, npz")
     parser.add_argument("--quantizers", type=Path, help="their quantizers, npz")
     parser.add_argument("--pairs", type=int, default=usual.pairs)
+    parser.add_argument("--promising", type=int, default=usual.promising)
     parser.add_argument("--pair-images", type=int, help="fewer than all")
     parser.add_argument("--exact-images", type=int, help="fewer than all, for a trial")
     parser.add_argument("--distill-steps", type=int, default=usual.distill.steps)
@@ -348,7 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             zoo.load(given.base.removeprefix("zoo:")), given.weights, given.quantizers,
             given.data, given.out, work=given.work,
             options=ElasticOptions(
-                pairs=given.pairs, pair_images=given.pair_images,
+                pairs=given.pairs, promising=given.promising, pair_images=given.pair_images,
                 exact_images=given.exact_images, workers=given.workers,
                 distill=DistillOptions(steps=given.distill_steps),
             ),

@@ -17,7 +17,8 @@ from edgeopt.core.space import SubnetConfig
 from edgeopt.ofa.distill import DistillOptions
 from edgeopt.ofa.plans import BlockPlan, average_bits, read_evaluations
 from edgeopt.pipeline.elastic_files import load_elastic
-from edgeopt.pipeline.zoo_elastic import ElasticOptions, build_elastic, main, weight_bytes
+from edgeopt.pipeline.elastic_pairs import weight_bytes
+from edgeopt.pipeline.zoo_elastic import ElasticOptions, build_elastic, main
 from edgeopt.zoo import elastic
 
 OPTIONS = ElasticOptions(
@@ -46,7 +47,7 @@ def test_the_card_states_what_was_counted(quantized: Path, built: Path) -> None:
     entry = elastic.load("tiny_net_q", quantized.parent)
     card, space = entry.card, entry.space
     assert not card.trained and card.base == "tiny_net"
-    kinds = ["w8", "w4", "w3", "w2", "mixed 4", "mixed 3.5"]
+    kinds = ["w8", "w4", "w3", "w2", "mixed 4", "mixed 3.5", "mixed 3"]
     assert [row.kind for row in card.rows] == 2 * kinds
     assert {row.subnet for row in card.rows} == {str(space.min_config()), str(space.max_config())}
     for row in card.rows:
