@@ -4,10 +4,12 @@ First: evolution on accuracy (predicted), latency and flash over subnets and pla
 the same evolution that spends half of its evaluations on subnets in int8 and the other half on
 plans of the best of these. What counts is the hypervolume of what was found, over five seeds.
 
-Second: the plan of a fixed subnet under a limit of flash. An integer program over measured losses
-(each block's width alone, the others at eight bits; proven optimal for their sum), an evolution
-that measures as many plans, and the search by the predictor, which measures none. Every plan found
-is then measured on test images that none of them saw.
+Both have the same screen of costs (`edgeopt.ofa.evolve`).
+
+Second: the plan of a fixed subnet under a limit of flash. An integer program over measured
+divergences from eight bits (each block's width alone; proven optimal for their sum), an evolution
+that measures as many plans, and the search by the predictor, which measures none (it was fitted to
+what other subnets scored on the test images). Every plan found is then measured on test images.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import random
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -30,16 +33,18 @@ from edgeopt.core.space import SubnetConfig
 from edgeopt.ofa.data import ImageSet, load_images, normalize
 from edgeopt.ofa.evaluate import count_right, fold_batch_norm
 from edgeopt.ofa.explore import explore, pareto
-from edgeopt.ofa.genes import SubnetDomain
-from edgeopt.ofa.nsga import hypervolume
+from edgeopt.ofa.genes import Domain, SubnetDomain
+from edgeopt.ofa.nsga import Floats, Genes, hypervolume
 from edgeopt.ofa.plan_genes import PlanDomain, Planned, PlansOf
 from edgeopt.ofa.plan_predictor import PlanPredictor
 from edgeopt.ofa.plans import BlockPlan, canonical, uniform
 from edgeopt.ofa.pool import Candidate, Costs
+from edgeopt.ofa.screen import Screen
 from edgeopt.ofa.search import search
 from edgeopt.pipeline.cache import StageCache, default_cache_dir
 from edgeopt.pipeline.elastic import ElasticNet
 from edgeopt.pipeline.elastic_files import load_elastic
+from edgeopt.pipeline.elastic_plans import with_genes
 from edgeopt.pipeline.local_table import model_for
 from edgeopt.pipeline.mixed import check_board, find_entry, predictor_of
 from edgeopt.pipeline.planned import PlanCosts
@@ -82,24 +87,34 @@ def board_of(name: str, entry: ElasticEntry) -> Board:
     )  # fmt: skip
 
 
+def screened(board: Board, domain: Domain[Planned]) -> Screen:
+    """The board's screening for a part of its domain."""
+
+    def screen(genes: Sequence[Genes]) -> tuple[Floats, Floats]:
+        return board.price.screen([board.domain.encode(domain.decode(g)) for g in genes])
+
+    return screen
+
+
 def together(board: Board, predictor: PlanPredictor, count: int, seed: int) -> Found:
     return explore(
         board.domain, predictor.predict, board.cost, Budget(), seed=seed, evaluations=count,
-        start=board.domain.start,
+        start=board.domain.start, screen=board.price.screen,
     )  # fmt: skip
 
 
 def one_after_the_other(board: Board, predictor: PlanPredictor, count: int, seed: int) -> Found:
-    space = board.domain.space
+    ints = InInt8(board.domain.space)
     first = explore(
-        InInt8(space), predictor.predict, board.cost, Budget(), seed=seed, evaluations=count // 2
-    )
+        ints, predictor.predict, board.cost, Budget(), seed=seed, evaluations=count // 2,
+        screen=screened(board, ints),
+    )  # fmt: skip
     best = pareto(first)
     at = np.unique(np.linspace(0, len(best) - 1, min(HEADS, len(best))).round().astype(int))
     plans = PlansOf(board.domain, [best[i].config.subnet for i in at])
     second = explore(
         plans, predictor.predict, board.cost, Budget(), seed=seed, evaluations=count - count // 2,
-        start=plans.start,
+        start=plans.start, screen=screened(board, plans),
     )  # fmt: skip
     return [*first, *second]
 
@@ -142,28 +157,30 @@ def fronts(board: Board, predictor: PlanPredictor, count: int, seeds: int) -> No
 
 @dataclass
 class Measured:
-    """Losses on held images, each plan once; counts what it measured."""
+    """Divergence from eight bits on held images, each plan once; counts what it measured."""
 
     net: ElasticNet
     config: SubnetConfig
     calibration: torch.Tensor
     x: torch.Tensor
-    y: torch.Tensor
     known: dict[BlockPlan, float] = field(default_factory=dict)
+
+    def outputs(self, plan: BlockPlan) -> torch.Tensor:
+        static = fold_batch_norm(self.net.prepare(self.config, plan, self.calibration).net)
+        with torch.inference_mode():
+            return static(self.x).log_softmax(1)
+
+    @cached_property
+    def whole(self) -> torch.Tensor:
+        return self.outputs(with_genes(self.net.net.space, self.config, {}))
 
     def loss(self, plan: BlockPlan) -> float:
         plan = canonical(self.net.net.space, self.config, plan)
         if plan not in self.known:
-            static = fold_batch_norm(self.net.prepare(self.config, plan, self.calibration).net)
-            with torch.inference_mode():
-                self.known[plan] = float(F.cross_entropy(static(self.x), self.y))
+            now = self.outputs(plan)
+            moved = F.kl_div(now, self.whole, reduction="batchmean", log_target=True)
+            self.known[plan] = float(moved)
         return self.known[plan]
-
-
-def with_gene(plan: BlockPlan, gene: int, bits: int) -> BlockPlan:
-    genes = list(plan.genes)
-    genes[gene] = bits
-    return BlockPlan(tuple(genes[: len(plan.blocks)]), tuple(genes[len(plan.blocks) :]))
 
 
 def by_program(measured: Measured, board: Board, most: int) -> BlockPlan:
@@ -171,15 +188,14 @@ def by_program(measured: Measured, board: Board, most: int) -> BlockPlan:
     from edgeopt.quant.allocate import Limit, allocate
 
     space, config = board.domain.space, measured.config
-    top = uniform(space, 8)
-    base, whole = measured.loss(top), board.cost(Planned(config, top)).flash_bytes
-    count = space.block_count
-    genes = [*space.active(config), *range(count, len(top.genes))]
+    top = with_genes(space, config, {})
+    whole = board.cost(Planned(config, top)).flash_bytes
+    genes = [*space.active(config), *range(space.block_count, len(top.genes))]
     loss: dict[str, dict[int, float]] = {}
     saved: dict[str, dict[int, float]] = {}
     for gene in genes:
-        tried = {b: canonical(space, config, with_gene(top, gene, b)) for b in board.domain.bits}
-        loss[str(gene)] = {b: measured.loss(p) - base for b, p in tried.items()}
+        tried = {b: with_genes(space, config, {gene: b}) for b in board.domain.bits}
+        loss[str(gene)] = {b: measured.loss(p) for b, p in tried.items()}
         saved[str(gene)] = {
             b: float(board.cost(Planned(config, p)).flash_bytes - whole) for b, p in tried.items()
         }
@@ -188,10 +204,7 @@ def by_program(measured: Measured, board: Board, most: int) -> BlockPlan:
     costs = {name: {b: v + shift[name] for b, v in row.items()} for name, row in saved.items()}
     limit = Limit("flash", costs, float(most), float(whole - sum(shift.values())))
     found = allocate(loss, [limit]).bits
-    plan = top
-    for name, bits in found.items():
-        plan = with_gene(plan, int(name), bits)
-    return canonical(space, config, plan)
+    return with_genes(space, config, {int(name): bits for name, bits in found.items()})
 
 
 def by_evolution(
@@ -232,8 +245,9 @@ def by_predictor(
 ) -> BlockPlan:  # fmt: skip
     domain = PlansOf(board.domain, [config])
     result = search(
-        domain, predictor.predict, board.cost, Budget(flash_bytes=most), start=domain.start
-    )
+        domain, predictor.predict, board.cost, Budget(flash_bytes=most), evaluations=500,
+        start=domain.start, screen=screened(board, domain),
+    )  # fmt: skip
     return result.best.config.plan
 
 
@@ -248,20 +262,20 @@ def plans(
 ) -> None:
     net = load_elastic(entry.space, entry.weights, entry.quantizers)
     calibration = normalize(entry.calibration, entry.space)
-    x, y = normalize(held.images, entry.space), torch.from_numpy(held.labels)
+    x = normalize(held.images, entry.space)
     images = normalize(test.images, entry.space)
-    print(f"plans of fixed subnets on {board.name}: accuracy on {len(test)} test images; losses "
-          f"measured on {len(held)} training images")  # fmt: skip
+    print(f"plans of fixed subnets on {board.name}: accuracy on {len(test)} test images; "
+          f"divergences from int8 measured on {len(held)} training images")  # fmt: skip
     wins: dict[str, float] = {"integer program": 0, "evolution": 0, "predictor": 0}
     gains: dict[str, list[float]] = {name: [] for name in wins}
     for config in subnets:
         whole = board.cost(Planned(config, uniform(entry.space, 8))).flash_bytes
         for share in shares:
             most = int(whole * share)
-            program = Measured(net, config, calibration, x, y)
+            program = Measured(net, config, calibration, x)
             found = {"integer program": by_program(program, board, most)}
             count = len(program.known)
-            own = Measured(net, config, calibration, x, y)
+            own = Measured(net, config, calibration, x)
             found["evolution"] = by_evolution(own, board, most, count, 0)
             found["predictor"] = by_predictor(predictor, board, config, most)
             print(f"  {config}, flash {most:,} = {share:.2f} of int8, {count} plans measured")

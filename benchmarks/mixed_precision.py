@@ -24,6 +24,7 @@ from edgeopt.core.files import write_atomic
 from edgeopt.core.space import SearchSpace
 from edgeopt.ofa.data import ImageSet, load_images
 from edgeopt.ofa.genes import SubnetDomain
+from edgeopt.ofa.nsga import Floats, Genes
 from edgeopt.ofa.plan_genes import PlanDomain, Planned
 from edgeopt.ofa.plan_predictor import PlanPredictor
 from edgeopt.ofa.plans import average_bits, uniform
@@ -104,9 +105,14 @@ def compare(
         ).best  # fmt: skip
 
     def best_uniform(bits: int, most: int) -> Candidate[Planned]:
+        ints = Uniform(space, bits)
+
+        def screen(genes: Sequence[Genes]) -> tuple[Floats, Floats]:
+            return price.screen([domain.encode(ints.decode(g)) for g in genes])
+
         return search(
-            Uniform(space, bits), predictor.predict, price, Budget(flash_bytes=most),
-            evaluations=evaluations,
+            ints, predictor.predict, price, Budget(flash_bytes=most), evaluations=evaluations,
+            screen=screen,
         ).best  # fmt: skip
 
     ends = [price(Planned(c, uniform(space, 8))).flash_bytes
@@ -160,7 +166,9 @@ def main() -> None:
         "--references", default="0.15,0.4,0.7",
         help="flash of the references: 0 is the smallest subnet's, 1 the largest's",
     )  # fmt: skip
-    parser.add_argument("--evaluations", type=int, default=2500)
+    parser.add_argument(
+        "--evaluations", type=int, default=600, help="costed exactly, for each search"
+    )
     parser.add_argument("--test", type=int, default=10_000)
     parser.add_argument("--kept", type=Path, default=Path(".cache/mixed_precision.json"))
     options = parser.parse_args()
