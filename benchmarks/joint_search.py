@@ -83,7 +83,7 @@ def board_of(name: str, entry: ElasticEntry) -> Board:
     domain = PlanDomain(entry.space, check_board(profile))
     return Board(
         name, domain,
-        PlanCosts(domain, profile, model_for(profile, space=entry.space), place=False),
+        PlanCosts(domain, profile, model_for(profile, space=entry.space, packed=True), place=False),
     )  # fmt: skip
 
 

@@ -95,7 +95,7 @@ def compare(
 ) -> None:
     space, profile = entry.space, devices.load(name)
     domain = PlanDomain(space, check_board(profile))
-    price = PlanCosts(domain, profile, model_for(profile, space=space), place=False)
+    price = PlanCosts(domain, profile, model_for(profile, space=space, packed=True), place=False)
 
     def best(most: int, latency_ns: float | None = None) -> Candidate[Planned]:
         cap = None if latency_ns is None else int(latency_ns)
@@ -114,6 +114,18 @@ def compare(
             ints, predictor.predict, price, Budget(flash_bytes=most), evaluations=evaluations,
             screen=screen,
         ).best  # fmt: skip
+
+    def best_if_free(most: int) -> float:
+        """Predicted accuracy if two bits kept what eight have: no plan can do better."""
+
+        def unharmed(candidates: Sequence[Planned]) -> Floats:
+            top = uniform(space, 8)
+            return predictor.predict([Planned(c.subnet, top) for c in candidates])
+
+        return search(
+            Uniform(space, min(domain.bits)), unharmed, price, Budget(flash_bytes=most),
+            evaluations=evaluations,
+        ).best.accuracy  # fmt: skip
 
     ends = [price(Planned(c, uniform(space, 8))).flash_bytes
             for c in (space.min_config(), space.max_config())]  # fmt: skip
@@ -152,6 +164,8 @@ def compare(
         gains.append(accuracy - truth)
         print(f"  w4     {shown(space, reference, truth)}")
         print(f"  mixed  {accuracy - truth:+.2f} points: {shown(space, found, accuracy)}")
+        free = 100 * (best_if_free(reference.costs.flash_bytes) - reference.accuracy)
+        print(f"  limit  {free:+.2f} points predicted, if 2 bits everywhere lost nothing against 8")
     print(f"  gain at equal flash: mean {statistics.fmean(gains):+.2f} points, "
           + ", ".join(f"{g:+.2f}" for g in gains) + " (goal +1)")  # fmt: skip
     print()

@@ -49,11 +49,11 @@ CALL_CYCLES = 60.0
 FAR_BYTES_PER_CYCLE, COLD_BYTES_PER_CYCLE = 17.0, 7.0
 #: Vector instructions of an exponential in f32; int8 looks values up.
 CURVE_INSTRUCTIONS = {"f32": 20.0, "i8": 1.0}
-#: Unpacking a weight, in multiplications of int8: about one instruction a vector of weights more,
-#: where multiplying and adding one takes from one (dot products) to three. Section
-#: `lowbit_aarch64` of benchmarks/RESULTS.md: 1.7 times the instructions at one pixel with dot
-#: products, 1.0 without.
-UNPACK_MACS = 0.5
+#: Unpacking a weight, in multiplications of int8, with products that sum several lanes (four times
+#: those of f32 a cycle) and without. Section `lowbit_aarch64` of benchmarks/RESULTS.md, one pixel:
+#: 1.7 times the instructions with dot products, 1.04 without; `lowbit_kernels` on x86-64: 1.02.
+UNPACK_DOT_MACS, UNPACK_MACS = 0.7, 0.05
+DOT_RATIO = 4.0
 #: Cycles a run costs whatever the network.
 RUN_CYCLES = 100.0
 
@@ -132,6 +132,10 @@ assert LOADINGS.shape == (WIDTH, len(FACTORS))
 def base_costs(peaks: Peaks, threads: int = 1) -> Matrix:
     """The costs [WIDTH] in nanoseconds that the facts give; ``threads`` divide what is divided."""
     ns = 1e9 / peaks.clock_hz
+    sums = peaks.lanes > 1 and (
+        peaks.macs_per_cycle["i8"] >= DOT_RATIO * peaks.macs_per_cycle["f32"]
+    )
+    unpacking = UNPACK_DOT_MACS if sums else UNPACK_MACS
     vector_bytes = 4.0 * peaks.lanes
     divided = max(1, threads)
     costs: Matrix = np.zeros(WIDTH)
@@ -147,7 +151,7 @@ def base_costs(peaks: Peaks, threads: int = 1) -> Matrix:
             "activation": vector_cycles / vector_bytes / divided,
             "weight": 1 / vector_bytes / divided,
             "far": 1 / FAR_BYTES_PER_CYCLE,
-            "unpack": UNPACK_MACS / (peaks.macs_per_cycle["i8"] * share * divided),
+            "unpack": unpacking / (peaks.macs_per_cycle["i8"] * share * divided),
             "curve": CURVE_INSTRUCTIONS[precision] / peaks.lanes / divided,
         }
         costs[index] = cycles[term] * ns

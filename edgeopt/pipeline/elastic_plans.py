@@ -44,11 +44,9 @@ def mixed_plans(
         config: the subnet.
         calibration: uint8 [N,H,W,C] images for batch-norm statistics.
         held: uint8 [N,H,W,C] images that divergences are measured on; no test images.
-        targets: bits of a weight on average, all layers counted.
+        targets: bits of a weight on average, all layers counted; one that no plan has gets the
+            narrowest plan.
         choices: widths to choose from.
-
-    Raises:
-        InfeasibleError: a target is below what the narrowest plan has.
     """
     space = net.net.space
     sensitivity = divergences(net, config, calibration, held, choices)
@@ -75,7 +73,10 @@ def with_genes(
 def average_limit(
     space: SearchSpace, config: SubnetConfig, sensitivity: Table, target: float
 ) -> Limit:
-    """Bits of a weight on average as a limit on choices of single genes."""
+    """Bits of a weight on average as a limit on choices of single genes.
+
+    It is at least what the narrowest choices have: layers that no gene decides keep eight bits.
+    """
     top = max(max(row) for row in sensitivity.values())
 
     def average(bits: Mapping[int, int]) -> float:
@@ -88,7 +89,7 @@ def average_limit(
         at = {bits: average({int(name): bits}) - average({}) for bits in row}
         costs[name] = {bits: value - min(at.values()) for bits, value in at.items()}
         fixed += min(at.values())
-    return Limit("average bits", costs, target, fixed)
+    return Limit("average bits", costs, max(target, fixed), fixed)
 
 
 def divergences(

@@ -38,6 +38,7 @@ def model_for(
     space: SearchSpace | None = None,
     detail: Callable[[str], None] | None = None,
     any_table: bool = False,
+    packed: bool = False,
 ) -> LatencyModel:
     """The device's latency model: a table of the code as it is now, else estimates.
 
@@ -48,12 +49,15 @@ def model_for(
             briefly, and the table kept.
         detail: told what takes time.
         any_table: take a table of other code, of another governor or number of threads too.
+        packed: weights of fewer than eight bits will be searched: kernels that can be counted are
+            counted with them as well. Elsewhere they follow from int8 kernels where no table that
+            `edgeopt profile` made has them.
 
     Raises:
         InputError: ``strict`` and nothing was measured, or a table is broken.
     """
     if profile.kind == "firmware":
-        return _of_firmware(profile, strict=strict, space=space, detail=detail)
+        return _of_firmware(profile, strict=strict, space=space, detail=detail, packed=packed)
     version = codegen_version()
     if any_table:
         return latency.load_model(
@@ -88,6 +92,7 @@ def _of_firmware(
     strict: bool,
     space: SearchSpace | None,
     detail: Callable[[str], None] | None,
+    packed: bool,
 ) -> LatencyModel:
     """A microcontroller's model: counted instructions where a space's kernels can be counted."""
     from edgeopt.pipeline.firmware_meter import Simulated, ckernels_version
@@ -99,7 +104,7 @@ def _of_firmware(
         try:
             if latency.find_table(profile, runtime_version=version) is None and detail:
                 detail(f"counting kernels on an emulated {profile.core}, once")
-            ensure_table(profile, space, store)
+            ensure_table(profile, space, store, packed=packed)
         except (EdgeoptError, OSError) as error:
             if detail:
                 detail(f"could not count kernels: {error}")

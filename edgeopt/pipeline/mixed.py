@@ -119,7 +119,7 @@ def choose(
     bits = check_board(profile)
     entry = find_entry(request.supernet)
     model = model_for(
-        profile, strict=request.strict, any_table=request.any_table, space=entry.space,
+        profile, strict=request.strict, any_table=request.any_table, space=entry.space, packed=True,
         detail=lambda text: detail("search", text),
     )  # fmt: skip
     inputs = {

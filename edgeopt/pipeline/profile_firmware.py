@@ -318,8 +318,16 @@ def _counts(values: object) -> bool:
 # For a search -----------------------------------------------------------------------------------
 
 
-def ensure_table(profile: DeviceProfile, space: SearchSpace, store: StageCache) -> None:
+def ensure_table(
+    profile: DeviceProfile, space: SearchSpace, store: StageCache, *, packed: bool = False
+) -> None:
     """Count a space's kernels for a search, unless a table of this code has them already.
+
+    Args:
+        profile: the microcontroller.
+        space: what will be searched.
+        store: of counts.
+        packed: those of packed weights too.
 
     Raises:
         ToolError: toolchain or emulator is missing or fails.
@@ -327,8 +335,10 @@ def ensure_table(profile: DeviceProfile, space: SearchSpace, store: StageCache) 
     from edgeopt.latency.select import find_table, made_table_dir, table_path
 
     version = firmware_meter.ckernels_version()
-    if find_table(profile, runtime_version=version) is not None:
+    found = find_table(profile, runtime_version=version)
+    if found is not None and (not packed or any(key.weight_bits for key in found.entries)):
         return
-    keys = kernels.kernels_of_space(space, profile.precisions, target=profile.target)
+    precisions = kernels.available(profile) if packed else profile.precisions
+    keys = kernels.kernels_of_space(space, precisions, target=profile.target)
     table, _ = simulated_table(firmware.board_of(profile), keys, store)
     table.save(table_path(made_table_dir(), profile))

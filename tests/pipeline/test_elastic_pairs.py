@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgeopt.core.errors import InfeasibleError
 from edgeopt.ofa.describe import describe
 from edgeopt.ofa.plan_genes import Planned
 from edgeopt.ofa.plans import average_bits, canonical, sample, uniform
@@ -72,11 +71,13 @@ def test_shares_of_genes_add_up_to_the_average() -> None:
         assert average_bits(SPACE, config, best) <= 4.0
 
 
-def test_an_average_below_the_narrowest_plan_is_refused() -> None:
+def test_an_average_below_every_plan_gives_the_narrowest() -> None:
     config = SPACE.min_config()
     table = {
         str(gene): {2: 1.0, 8: 0.0}
         for gene in (*SPACE.active(config), *range(SPACE.block_count, SPACE.block_count + 3))
     }
-    with pytest.raises(InfeasibleError, match="average bits"):
-        allocate(table, [average_limit(SPACE, config, table, 1.9)])
+    limit = average_limit(SPACE, config, table, 1.9)
+    assert set(allocate(table, [limit]).bits.values()) == {2}
+    narrowest = canonical(SPACE, config, uniform(SPACE, 2))
+    assert limit.most == pytest.approx(average_bits(SPACE, config, narrowest))
