@@ -7,6 +7,7 @@ import os
 import re
 import select
 import shutil
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from edgeopt.codegen.machines import machine_for
 from edgeopt.core.errors import BoardError, InputError
 from edgeopt.core.estimates import Source
 from edgeopt.core.kernels import OpKey
+from edgeopt.core.space import parse_space
 from edgeopt.devices.transports import open_firmware_link, process, qemu_system
 from edgeopt.latency.table import load_table
 from edgeopt.pipeline import firmware, firmware_meter
@@ -27,8 +29,10 @@ from edgeopt.pipeline.bench_firmware import CLOCK
 from edgeopt.pipeline.boards import Reach
 from edgeopt.pipeline.cache import StageCache
 from edgeopt.pipeline.firmware_meter import Simulated
+from edgeopt.pipeline.local_table import model_for
 from edgeopt.pipeline.profile import ProfileRequest, profile
 from edgeopt.pipeline.profile_firmware import SerialCounter
+from tests.ofa.conftest import TINY
 
 DEVICE = "nucleo-l4r5zi"
 
@@ -71,6 +75,31 @@ def test_counts_are_exact_kept_and_become_time(board: firmware.Board, tmp_path: 
     assert window.samples_ns == (pytest.approx(counts[SMALL] * cycles.mean / 0.12),)
     with pytest.raises(InputError, match="was not counted"):
         list(meter.visit([odd]))
+
+
+def test_a_mixed_search_counts_packed_kernels_once(
+    board: firmware.Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEOPT_CACHE_DIR", str(tmp_path))
+    space = parse_space(TINY)
+    int8 = model_for(board.profile, space=space)
+    (path,) = tmp_path.rglob(f"{board.profile.name}*.jsonl")
+    assert not any(key.weight_bits for key in load_table(path).entries)
+    both = model_for(board.profile, space=space, packed=True)
+    entries = load_table(path).entries
+    packed = [key for key in entries if key.weight_bits]
+    assert {key.weight_bits for key in packed} == {2, 4}
+    assert all(replace(key, weight_bits=0) in entries for key in packed)
+    counted = both.predict_each(packed)
+    assert {e.source for e in counted} == {Source.SIMULATED}
+    followed = int8.predict_each(packed)  # from int8 kernels
+    assert {e.source for e in followed} == {Source.ESTIMATED}
+    ratios = [guess.value / exact.value for exact, guess in zip(counted, followed, strict=True)]
+    assert 0.7 < statistics.median(ratios) < 1.4
+    written = path.stat().st_mtime_ns
+    model_for(board.profile, space=space, packed=True)
+    model_for(board.profile, space=space)
+    assert path.stat().st_mtime_ns == written
 
 
 def test_a_profile_of_a_model_is_simulated_and_says_so(
