@@ -1,9 +1,10 @@
 """What a subnet under a precision plan costs: exactly by lowering it, thousands at once by tables.
 
 The parts of a space are independent (`edgeopt.pipeline.space_kernels`), with their bits as well:
-what every choice of every block in every width adds to latency and flash is summed up once, and a
-candidate is then a few look-ups. Sums leave out what is not a sum (a table's calibration, kernels
-that share code); by how much is measured on a few candidates, so that screening stays safe.
+what every choice of every block in every width adds to latency and constants, and which kernels it
+needs, is noted once; a candidate is then a few look-ups, and its code that of its distinct kernels.
+What a sum leaves out (a table's calibration) is measured on a few candidates, so that screening
+stays safe.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ class PlanCosts:
 
 
 class _Tables:
-    """Latency and bytes of weights of every part of a space in every width."""
+    """Latency, bytes of weights and kernels of every part of a space in every width."""
 
     def __init__(self, costs: PlanCosts) -> None:
         self.domain = domain = costs.domain
@@ -143,6 +144,16 @@ class _Tables:
 
         sizes, kernels, expands = space.resolutions, space.kernels, space.expands
         # Arrays of (latency, bytes) by resolution, and block, kernel, expand, bits; or layer, bits.
+        self._code = np.array([cost.code_bytes(key) for key in every], np.float64)
+        if costs.profile.kind == "firmware":  # where it is one number for all
+            self._code[:] = 0.0
+        number = {key: index for index, key in enumerate(every)}
+
+        def needed(name: tuple[int, ...], bits: int) -> npt.NDArray[np.bool_]:
+            found = np.zeros(len(every), bool)
+            found[[number[packed[key, bits]] for key in parts.get(name, ())]] = True
+            return found
+
         self._fixed = np.array([total((size,), 8) for size in sizes])
         self._blocks = np.array(
             [[[[[total((size, i, k, e), b) for b in domain.bits] for e in expands]
@@ -152,10 +163,20 @@ class _Tables:
             [[[total((size, -1 - i), b) for b in domain.bits] for i in range(len(HEAD_LAYERS))]
              for size in sizes]
         )  # fmt: skip
+        # The same, of which kernels are there.
+        self._fixed_kernels = np.array([needed((size,), 8) for size in sizes])
+        self._block_kernels = np.array(
+            [[[[[needed((size, i, k, e), b) for b in domain.bits] for e in expands]
+               for k in kernels] for i in range(space.block_count)] for size in sizes]
+        )  # fmt: skip
+        self._head_kernels = np.array(
+            [[[needed((size, -1 - i), b) for b in domain.bits] for i in range(len(HEAD_LAYERS))]
+             for size in sizes]
+        )  # fmt: skip
         self._compare(costs)
 
     def _compare(self, costs: PlanCosts) -> None:
-        """How sums differ from exact costs: latency by a factor, flash by its code."""
+        """How sums differ from exact costs: latency by a factor, flash by a difference."""
         space, rng = self.domain.space, random.Random(0)
         drawn = [Planned(c, sample(space, c, rng, self.domain.bits))
                  for c in (space.sample(rng) for _ in range(_SAMPLES))]  # fmt: skip
@@ -170,7 +191,7 @@ class _Tables:
     def _sums(self, genes: npt.NDArray[np.int64]) -> Floats:
         space, domain = self.domain.space, self.domain
         size = genes[:, 0]
-        found = self._fixed[size].copy()
+        found, kernels = self._fixed[size].copy(), self._fixed_kernels[size].copy()
         pairs = genes[:, 1 + len(space.stages) : self._first]
         plan = genes[:, self._first :]
         lengths = np.column_stack(
@@ -179,10 +200,15 @@ class _Tables:
         for index, (stage, start) in enumerate(zip(space.stages, space.stage_starts, strict=True)):
             for offset in range(stage.max_depth):
                 i = start + offset
-                row = self._blocks[size, i, pairs[:, 2 * i], pairs[:, 2 * i + 1], plan[:, i]]
-                found += row * (lengths[:, index] > offset)[:, None]
+                at = (size, i, pairs[:, 2 * i], pairs[:, 2 * i + 1], plan[:, i])
+                used = (lengths[:, index] > offset)[:, None]
+                found += self._blocks[at] * used
+                kernels |= self._block_kernels[at] & used
         for i in range(len(HEAD_LAYERS)):
-            found += self._head[size, i, plan[:, domain.space.block_count + i]]
+            head = (size, i, plan[:, domain.space.block_count + i])
+            found += self._head[head]
+            kernels |= self._head_kernels[head]
+        found[:, 1] += kernels @ self._code
         return np.asarray(found)
 
     def screen(self, genes: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
