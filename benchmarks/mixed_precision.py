@@ -1,6 +1,7 @@
 """Mixed precision against int8 at equal accuracy, and against uniform 4 bits at equal flash.
 
-All three are searched: the best subnets in int8, in 4 bits, and subnets and plans together. What is
+All three are searched: the best subnets in int8, in 4 bits, and subnets and plans together, as
+`edgeopt compile --precision mixed` does. What is
 searched by prediction is then measured: accuracies are those of integer networks on all test
 images, computed exactly as on the board; flash is packed constants and code as compiled for it.
 """
@@ -37,6 +38,7 @@ from edgeopt.pipeline.elastic_files import load_elastic
 from edgeopt.pipeline.local_table import model_for
 from edgeopt.pipeline.mixed import check_board, find_entry, predictor_of
 from edgeopt.pipeline.planned import PlanCosts
+from edgeopt.pipeline.replan import replanned
 from edgeopt.zoo.elastic import ElasticEntry
 
 #: Flash of mixed networks, as shares of the int8 network's.
@@ -99,10 +101,12 @@ def compare(
 
     def best(most: int, latency_ns: float | None = None) -> Candidate[Planned]:
         cap = None if latency_ns is None else int(latency_ns)
-        return search(
-            domain, predictor.predict, price, Budget(flash_bytes=most, latency_ns=cap),
-            evaluations=evaluations, start=domain.start, screen=price.screen,
+        budget = Budget(flash_bytes=most, latency_ns=cap)
+        found = search(
+            domain, predictor.predict, price, budget, evaluations=evaluations,
+            start=domain.start, screen=price.screen,
         ).best  # fmt: skip
+        return replanned(entry, found, price, predictor.predict, budget)
 
     def best_uniform(bits: int, most: int) -> Candidate[Planned]:
         ints = Uniform(space, bits)

@@ -6,7 +6,7 @@ on labels: images that the network was trained on have next to none, and the res
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -46,23 +46,21 @@ def mixed_plans(
         held: uint8 [N,H,W,C] images that divergences are measured on; no test images.
         targets: bits of a weight on average, all layers counted; one that no plan has gets the
             narrowest plan.
-        choices: widths to choose from.
+        choices: widths to choose from, eight among them.
     """
     space = net.net.space
-    sensitivity = divergences(net, config, calibration, held, choices)
+    sensitivity = Divergence(net, config, calibration, held).of_genes(choices)
     found = []
     for target in targets:
         limit = average_limit(space, config, sensitivity, target)
         bits = allocate(sensitivity, [limit]).bits
-        found.append(with_genes(space, config, {int(n): b for n, b in bits.items()}, max(choices)))
+        found.append(with_genes(space, config, {int(n): b for n, b in bits.items()}))
     return found
 
 
-def with_genes(
-    space: SearchSpace, config: SubnetConfig, bits: Mapping[int, int], others: int = 8
-) -> BlockPlan:
-    """The canonical plan with these bits by gene; blocks come first, then the head's layers."""
-    genes = list(plans.uniform(space, others).genes)
+def with_genes(space: SearchSpace, config: SubnetConfig, bits: Mapping[int, int]) -> BlockPlan:
+    """The canonical plan with these bits by gene and eight elsewhere; blocks come first."""
+    genes = list(plans.uniform(space, 8).genes)
     for gene, width in bits.items():
         genes[gene] = width
     blocks = space.block_count
@@ -77,45 +75,67 @@ def average_limit(
 
     It is at least what the narrowest choices have: layers that no gene decides keep eight bits.
     """
-    top = max(max(row) for row in sensitivity.values())
 
     def average(bits: Mapping[int, int]) -> float:
-        return plans.average_bits(space, config, with_genes(space, config, bits, top))
+        return plans.average_bits(space, config, with_genes(space, config, bits))
 
-    # A gene's share is what it saves, counted from its narrowest choice.
-    costs: dict[str, dict[int, float]] = {}
-    fixed = average({})
-    for name, row in sensitivity.items():
-        at = {bits: average({int(name): bits}) - average({}) for bits in row}
-        costs[name] = {bits: value - min(at.values()) for bits, value in at.items()}
-        fixed += min(at.values())
+    costs, fixed = shares(sensitivity, average)
     return Limit("average bits", costs, max(target, fixed), fixed)
 
 
-def divergences(
-    net: ElasticNet, config: SubnetConfig, calibration: U8, held: U8, choices: Sequence[int]
-) -> dict[str, dict[int, float]]:
-    """Kullback-Leibler divergence from the most bits everywhere, by gene and its bits alone."""
-    space = net.net.space
-    images, x = normalize(calibration, space), normalize(held, space)
+def shares(
+    sensitivity: Table, cost: Callable[[Mapping[int, int]], float]
+) -> tuple[dict[str, dict[int, float]], float]:
+    """What each gene adds to a cost by its bits, from its cheapest on, and what is left.
 
-    def outputs(bits: Mapping[int, int]) -> torch.Tensor:
-        plan = with_genes(space, config, bits, max(choices))
-        static = fold_batch_norm(net.prepare(config, plan, images).net)
+    Args:
+        sensitivity: genes and their choices.
+        cost: of the plan with these bits by gene, eight elsewhere.
+    """
+    whole = fixed = cost({})
+    costs: dict[str, dict[int, float]] = {}
+    for name, row in sensitivity.items():
+        at = {bits: cost({int(name): bits}) - whole for bits in row}
+        costs[name] = {bits: value - min(at.values()) for bits, value in at.items()}
+        fixed += min(at.values())
+    return costs, fixed
+
+
+class Divergence:
+    """How far plans of a subnet move its outputs: Kullback-Leibler, from eight bits everywhere.
+
+    Args:
+        net: the elastic supernet.
+        config: the subnet.
+        calibration: uint8 [N,H,W,C] images for batch-norm statistics.
+        held: uint8 [N,H,W,C] images that outputs are compared on.
+    """
+
+    def __init__(self, net: ElasticNet, config: SubnetConfig, calibration: U8, held: U8) -> None:
+        self.net, self.config = net, config
+        self.space = net.net.space
+        self._calibration = normalize(calibration, self.space)
+        self._held = normalize(held, self.space)
+        self._whole = self._outputs(with_genes(self.space, config, {}))
+
+    def _outputs(self, plan: BlockPlan) -> torch.Tensor:
+        static = fold_batch_norm(self.net.prepare(self.config, plan, self._calibration).net)
         with torch.inference_mode():
-            parts = [static(x[part]).log_softmax(1) for part in batches(len(x), _BATCH)]
+            parts = [static(self._held[part]).log_softmax(1)
+                     for part in batches(len(self._held), _BATCH)]  # fmt: skip
         return torch.cat(parts)
 
-    whole = outputs({})
-    head = range(space.block_count, space.block_count + len(plans.HEAD_LAYERS))
+    def of(self, plan: BlockPlan) -> float:
+        """Of a whole plan, in nats an image."""
+        now = self._outputs(plan)
+        return float(F.kl_div(now, self._whole, reduction="batchmean", log_target=True))
 
-    def moved(gene: int, bits: int) -> float:
-        if bits == max(choices):
-            return 0.0
-        now = outputs({gene: bits})
-        return float(F.kl_div(now, whole, reduction="batchmean", log_target=True))
+    def of_genes(self, choices: Sequence[int]) -> dict[str, dict[int, float]]:
+        """Of single genes by their bits, the others at eight."""
+        head = range(self.space.block_count, self.space.block_count + len(plans.HEAD_LAYERS))
 
-    return {
-        str(gene): {bits: moved(gene, bits) for bits in choices}
-        for gene in (*space.active(config), *head)
-    }
+        def alone(gene: int, bits: int) -> float:
+            return 0.0 if bits == 8 else self.of(with_genes(self.space, self.config, {gene: bits}))
+
+        genes = (*self.space.active(self.config), *head)
+        return {str(gene): {bits: alone(gene, bits) for bits in choices} for gene in genes}

@@ -177,7 +177,7 @@ def search_plans(
     evaluations: int,
     detail: Callable[[str], None],
 ) -> SearchDocument:
-    """The best subnet and plan within a budget.
+    """The best subnet within a budget, and the plan that moves its outputs least.
 
     Raises:
         InfeasibleError: nothing meets it; the nearest candidate is named.
@@ -185,6 +185,7 @@ def search_plans(
     from edgeopt.ofa.plan_genes import PlanDomain
     from edgeopt.ofa.search import search
     from edgeopt.pipeline.planned import PlanCosts
+    from edgeopt.pipeline.replan import replanned
     from edgeopt.pipeline.source import AccuracyInfo, SearchDocument
 
     domain = PlanDomain(entry.space, bits)
@@ -198,7 +199,10 @@ def search_plans(
         domain, predictor.predict, costs, budget, seed=seed, evaluations=evaluations,
         progress=progress, start=domain.start, screen=costs.screen,
     )  # fmt: skip
-    best, front = result.best, {candidate.config for candidate in result.front}
+    detail(f"measuring plans of {result.best.config.subnet}")
+    best = replanned(entry, result.best, costs, predictor.predict, budget)
+    front = {candidate.config for candidate in (*result.front, best)}
+    costed = dict.fromkeys((*result.evaluated, best))
     low, high = predictor.interval
     return SearchDocument(
         subnet=str(best.config.subnet),
@@ -208,7 +212,7 @@ def search_plans(
             f"{predictor.how}, activations in float",
         ),
         space_size=domain.size,
-        points=tuple(_point(c, c.config in front) for c in result.evaluated),
+        points=tuple(_point(c, c.config in front) for c in costed),
         plan=str(best.config.plan),
     )  # fmt: skip
 
