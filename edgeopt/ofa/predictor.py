@@ -224,8 +224,8 @@ def fit_measured(x: Floats, y: Floats, seed: int, known: Floats | None = None) -
         name: float(np.abs(_out_of_fold(fit, x[train], y[train], seed)[0]).mean())
         for name, fit in FAMILIES.items()
     }
-    # A search climbs slopes, and trees have steps: thousands of candidates are alike to them, and it
-    # takes one that a step is too hopeful about.
+    # A search climbs slopes, and trees have steps: thousands of candidates are alike to them, and
+    # it takes one that a step is too hopeful about.
     close = [name for name in FAMILIES if errors[name] <= _CLOSE * min(errors.values())]
     winner = min(close, key=lambda name: (name == "trees", errors[name]))
     fit = FAMILIES[winner]
