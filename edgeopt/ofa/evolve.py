@@ -34,9 +34,11 @@ class _Guesses:
             np.concatenate([self.excess, other.excess]),
         )
 
+    def only(self, rows: list[int]) -> _Guesses:
+        return _Guesses([self.genes[i] for i in rows], self.table[rows], self.excess[rows])
+
     def best(self, count: int) -> _Guesses:
-        order = survivors(self.table, self.excess, count)
-        return _Guesses([self.genes[i] for i in order], self.table[order], self.excess[order])
+        return self.only(survivors(self.table, self.excess, count))
 
 
 def evolve(
@@ -81,9 +83,7 @@ def evolve(
             new = [g for g in dict.fromkeys(map(domain.canonical, bred)) if g not in seen]
             # All that was costed stays: a guess that it dominates is not worth its costs.
             guessed = [i for i, g in enumerate(parents.genes) if g not in pool.points]
-            alive = _Guesses([parents.genes[i] for i in guessed], parents.table[guessed],
-                             parents.excess[guessed])  # fmt: skip
-            found = known.joined(alive) if guessed else known
+            found = known.joined(parents.only(guessed)) if guessed else known
             if new:
                 found = found.joined(_guessed(pool, new, model, flash))
         ordered = found.best(len(found.genes))
