@@ -17,7 +17,7 @@ from edgeopt.latency.table import LatencyTable, load_table
 def test_a_full_disk_is_named_and_the_measurement_goes_on_afterwards(
     cli: Cli, tiny_model: Path, tmp_path: Path
 ) -> None:
-    with small_disk(tmp_path / "disk", "8k") as disk:
+    with small_disk(tmp_path / "disk", "4k") as disk:
         _measure_on(disk, cli, tiny_model)
 
 
