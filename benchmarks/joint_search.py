@@ -33,13 +33,12 @@ from edgeopt.core.space import SubnetConfig
 from edgeopt.ofa.data import ImageSet, load_images, normalize
 from edgeopt.ofa.evaluate import count_right, fold_batch_norm
 from edgeopt.ofa.explore import explore, pareto
-from edgeopt.ofa.genes import Domain, SubnetDomain
-from edgeopt.ofa.nsga import Floats, Genes, hypervolume
-from edgeopt.ofa.plan_genes import PlanDomain, Planned, PlansOf
+from edgeopt.ofa.nsga import hypervolume
+from edgeopt.ofa.plan_genes import OneWidth, PlanDomain, Planned, PlansOf
 from edgeopt.ofa.plan_predictor import PlanPredictor
+from edgeopt.ofa.plan_search import screen_of
 from edgeopt.ofa.plans import BlockPlan, canonical, uniform
 from edgeopt.ofa.pool import Candidate, Costs
-from edgeopt.ofa.screen import Screen
 from edgeopt.ofa.search import search
 from edgeopt.pipeline.cache import StageCache, default_cache_dir
 from edgeopt.pipeline.elastic import ElasticNet
@@ -53,13 +52,6 @@ from edgeopt.zoo.elastic import ElasticEntry
 Found = Sequence[Candidate[Planned]]
 #: Subnets whose plans the second half of the two steps searches.
 HEADS = 12
-
-
-class InInt8(SubnetDomain):
-    """Subnets alone, all weights of eight bits."""
-
-    def decode(self, genes: tuple[int, ...]) -> Planned:  # type: ignore[override]
-        return Planned(super().decode(genes), uniform(self.space, 8))
 
 
 @dataclass
@@ -87,15 +79,6 @@ def board_of(name: str, entry: ElasticEntry) -> Board:
     )  # fmt: skip
 
 
-def screened(board: Board, domain: Domain[Planned]) -> Screen:
-    """The board's screening for a part of its domain."""
-
-    def screen(genes: Sequence[Genes]) -> tuple[Floats, Floats]:
-        return board.price.screen([board.domain.encode(domain.decode(g)) for g in genes])
-
-    return screen
-
-
 def together(board: Board, predictor: PlanPredictor, count: int, seed: int) -> Found:
     return explore(
         board.domain, predictor.predict, board.cost, Budget(), seed=seed, evaluations=count,
@@ -104,17 +87,17 @@ def together(board: Board, predictor: PlanPredictor, count: int, seed: int) -> F
 
 
 def one_after_the_other(board: Board, predictor: PlanPredictor, count: int, seed: int) -> Found:
-    ints = InInt8(board.domain.space)
+    ints = OneWidth(board.domain, 8)
     first = explore(
         ints, predictor.predict, board.cost, Budget(), seed=seed, evaluations=count // 2,
-        screen=screened(board, ints),
+        screen=screen_of(board.domain, ints, board.price.screen),
     )  # fmt: skip
     best = pareto(first)
     at = np.unique(np.linspace(0, len(best) - 1, min(HEADS, len(best))).round().astype(int))
     plans = PlansOf(board.domain, [best[i].config.subnet for i in at])
     second = explore(
         plans, predictor.predict, board.cost, Budget(), seed=seed, evaluations=count - count // 2,
-        start=plans.start, screen=screened(board, plans),
+        start=plans.start, screen=screen_of(board.domain, plans, board.price.screen),
     )  # fmt: skip
     return [*first, *second]
 
@@ -246,7 +229,7 @@ def by_predictor(
     domain = PlansOf(board.domain, [config])
     result = search(
         domain, predictor.predict, board.cost, Budget(flash_bytes=most), evaluations=500,
-        start=domain.start, screen=screened(board, domain),
+        start=domain.start, screen=screen_of(board.domain, domain, board.price.screen),
     )  # fmt: skip
     return result.best.config.plan
 

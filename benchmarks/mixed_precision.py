@@ -24,10 +24,10 @@ from edgeopt.core.estimates import Budget
 from edgeopt.core.files import write_atomic
 from edgeopt.core.space import SearchSpace
 from edgeopt.ofa.data import ImageSet, load_images
-from edgeopt.ofa.genes import SubnetDomain
-from edgeopt.ofa.nsga import Floats, Genes
-from edgeopt.ofa.plan_genes import PlanDomain, Planned
+from edgeopt.ofa.nsga import Floats
+from edgeopt.ofa.plan_genes import OneWidth, PlanDomain, Planned
 from edgeopt.ofa.plan_predictor import PlanPredictor
+from edgeopt.ofa.plan_search import screen_of, search_plans
 from edgeopt.ofa.plans import average_bits, uniform
 from edgeopt.ofa.pool import Candidate
 from edgeopt.ofa.search import search
@@ -45,17 +45,6 @@ from edgeopt.zoo.elastic import ElasticEntry
 SHARES = (0.45, 0.5, 0.55, 0.6)
 #: Points of accuracy within which two networks count as equal.
 EQUAL = 0.3
-
-
-class Uniform(SubnetDomain):
-    """Subnets whose layers all have the same bits."""
-
-    def __init__(self, space: SearchSpace, bits: int) -> None:
-        super().__init__(space)
-        self.bits = bits
-
-    def decode(self, genes: tuple[int, ...]) -> Planned:  # type: ignore[override]
-        return Planned(super().decode(genes), uniform(self.space, self.bits))
 
 
 @dataclass
@@ -102,21 +91,16 @@ def compare(
     def best(most: int, latency_ns: float | None = None) -> Candidate[Planned]:
         cap = None if latency_ns is None else int(latency_ns)
         budget = Budget(flash_bytes=most, latency_ns=cap)
-        found = search(
-            domain, predictor.predict, price, budget, evaluations=evaluations,
-            start=domain.start, screen=price.screen,
-        ).best  # fmt: skip
+        found = search_plans(
+            domain, predictor.predict, price, budget, price.screen, evaluations=evaluations
+        ).best
         return replanned(entry, found, price, predictor.predict, budget)
 
     def best_uniform(bits: int, most: int) -> Candidate[Planned]:
-        ints = Uniform(space, bits)
-
-        def screen(genes: Sequence[Genes]) -> tuple[Floats, Floats]:
-            return price.screen([domain.encode(ints.decode(g)) for g in genes])
-
+        part = OneWidth(domain, bits)
         return search(
-            ints, predictor.predict, price, Budget(flash_bytes=most), evaluations=evaluations,
-            screen=screen,
+            part, predictor.predict, price, Budget(flash_bytes=most), evaluations=evaluations,
+            screen=screen_of(domain, part, price.screen),
         ).best  # fmt: skip
 
     def best_if_free(most: int) -> float:
@@ -127,7 +111,7 @@ def compare(
             return predictor.predict([Planned(c.subnet, top) for c in candidates])
 
         return search(
-            Uniform(space, min(domain.bits)), unharmed, price, Budget(flash_bytes=most),
+            OneWidth(domain, min(domain.bits)), unharmed, price, Budget(flash_bytes=most),
             evaluations=evaluations,
         ).best.accuracy  # fmt: skip
 

@@ -11,7 +11,14 @@ import numpy.typing as npt
 
 from edgeopt.core.space import SearchSpace, SubnetConfig
 from edgeopt.ofa.genes import Genes, SubnetDomain
-from edgeopt.ofa.plans import DEPLOYABLE_BITS, HEAD_LAYERS, NEUTRAL, BlockPlan
+from edgeopt.ofa.plans import (
+    DEPLOYABLE_BITS,
+    HEAD_LAYERS,
+    NEUTRAL,
+    BlockPlan,
+    canonical,
+    uniform,
+)
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -106,6 +113,34 @@ class PlanDomain:
             for large_bits in (0, 1)
         ]
         return [tuple(int(g) for g in row) for row in (*ends, *drawn)]
+
+
+class OneWidth:
+    """The subnets of a domain with the same bits everywhere: genes are the subnet's.
+
+    Args:
+        domain: whose space and subnets these are.
+        bits: of all blocks and layers that plans decide.
+    """
+
+    def __init__(self, domain: PlanDomain, bits: int) -> None:
+        self._domain = domain
+        self._plan = uniform(domain.space, bits)
+        self.cardinalities: tuple[int, ...] = domain.subnets.cardinalities
+        self.size: int = domain.subnets.size
+
+    def canonical(self, genes: Genes) -> Genes:
+        """The same subnet with the genes of unused blocks at 0."""
+        return self._domain.subnets.canonical(genes)
+
+    def decode(self, genes: Genes) -> Planned:
+        """The candidate, in canonical form."""
+        subnet = self._domain.subnets.decode(genes)
+        return Planned(subnet, canonical(self._domain.space, subnet, self._plan))
+
+    def enumerate(self) -> Iterator[Genes]:
+        """Every subnet once, as canonical genes."""
+        return self._domain.subnets.enumerate()
 
 
 class PlansOf:

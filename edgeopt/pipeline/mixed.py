@@ -182,8 +182,8 @@ def search_plans(
     Raises:
         InfeasibleError: nothing meets it; the nearest candidate is named.
     """
+    from edgeopt.ofa import plan_search
     from edgeopt.ofa.plan_genes import PlanDomain
-    from edgeopt.ofa.search import search
     from edgeopt.pipeline.planned import PlanCosts
     from edgeopt.pipeline.replan import replanned
     from edgeopt.pipeline.source import AccuracyInfo, SearchDocument
@@ -195,9 +195,9 @@ def search_plans(
         text = f"{done:,} of {planned:,} candidates"
         detail(text if best is None else f"{text}, best {100 * best:.1f} %")
 
-    result = search(
-        domain, predictor.predict, costs, budget, seed=seed, evaluations=evaluations,
-        progress=progress, start=domain.start, screen=costs.screen,
+    result = plan_search.search_plans(
+        domain, predictor.predict, costs, budget, costs.screen, seed=seed, evaluations=evaluations,
+        progress=progress,
     )  # fmt: skip
     detail(f"measuring plans of {result.best.config.subnet}")
     best = replanned(entry, result.best, costs, predictor.predict, budget)

@@ -15,8 +15,9 @@ from edgeopt.core.space import SearchSpace, Stage
 from edgeopt.ofa.explore import explore, pareto
 from edgeopt.ofa.nsga import hypervolume
 from edgeopt.ofa.plan_genes import PlanDomain, Planned
+from edgeopt.ofa.plan_search import search_plans
 from edgeopt.ofa.pool import Candidate, Costs
-from edgeopt.ofa.search import search
+from edgeopt.ofa.search import NoCandidateError, search
 
 SPACE = SearchSpace(
     name="small", kernels=(3, 5), expands=(2, 4), resolutions=(32,),
@@ -118,6 +119,47 @@ def test_exact_screening_finds_what_brute_force_finds() -> None:
     )
     assert result.best.accuracy == pytest.approx(best)
     assert len(result.evaluated) <= 500
+
+
+def shared_code(c: Planned) -> Costs:
+    """As `cost`, and every width that is there needs its kernels."""
+    plain = cost(c)
+    used = {*(c.plan.blocks[i] for i in SPACE.active(c.subnet)), *c.plan.head}
+    return Costs(plain.latency, plain.ram_bytes, plain.flash_bytes + 1500 * len(used))
+
+
+@pytest.mark.parametrize("flash_bytes", [4500, 6000, 7500])
+def test_plans_are_found_where_kernels_share_code(flash_bytes: int) -> None:
+    def screen(
+        genes: Sequence[tuple[int, ...]],
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        found = [shared_code(DOMAIN.decode(g)) for g in genes]
+        rows = np.array([(c.latency.value, np.nan, c.flash_bytes) for c in found])
+        return rows, rows
+
+    budget = Budget(flash_bytes=flash_bytes)
+    every = explore(DOMAIN, accuracy, shared_code, budget, evaluations=DOMAIN.size)
+    best = max(c.accuracy for c in every if c.feasible)
+    asked: set[Planned] = set()
+
+    def counted(c: Planned) -> Costs:
+        asked.add(c)
+        return shared_code(c)
+
+    found = search_plans(DOMAIN, accuracy, counted, budget, screen, evaluations=400, seed=1)
+    assert found.best.accuracy == pytest.approx(best)
+    assert found.best.feasible and len(asked) <= 400
+    uniform = max(
+        c.accuracy for c in every
+        if c.feasible and len({*(c.config.plan.blocks[i] for i in SPACE.active(c.config.subnet)),
+                               *c.config.plan.head}) == 1
+    )  # fmt: skip
+    assert found.best.accuracy >= uniform
+
+
+def test_a_budget_below_every_plan_names_the_nearest() -> None:
+    with pytest.raises(NoCandidateError, match="the nearest"):
+        search_plans(DOMAIN, accuracy, cost, Budget(flash_bytes=10), exact, evaluations=100)
 
 
 def test_hypervolume_counts_unit_cubes() -> None:
