@@ -323,6 +323,8 @@ def ensure_table(
 ) -> None:
     """Count a space's kernels for a search, unless a table of this code has them already.
 
+    A table that was measured on the board is left as it is, packed kernels or not.
+
     Args:
         profile: the microcontroller.
         space: what will be searched.
@@ -336,9 +338,15 @@ def ensure_table(
 
     version = firmware_meter.ckernels_version()
     found = find_table(profile, runtime_version=version)
-    if found is not None and (not packed or any(key.weight_bits for key in found.entries)):
+    if found is not None and (
+        not packed
+        or found.source is not Source.SIMULATED
+        or any(key.weight_bits for key in found.entries)
+    ):
         return
     precisions = kernels.available(profile) if packed else profile.precisions
     keys = kernels.kernels_of_space(space, precisions, target=profile.target)
     table, _ = simulated_table(firmware.board_of(profile), keys, store)
+    if found is not None:  # it may have kernels of other networks
+        table = found.merged(table)
     table.save(table_path(made_table_dir(), profile))

@@ -102,6 +102,30 @@ def test_a_mixed_search_counts_packed_kernels_once(
     assert path.stat().st_mtime_ns == written
 
 
+def test_a_mixed_search_keeps_what_a_table_has(
+    board: firmware.Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEOPT_CACHE_DIR", str(tmp_path))
+    space = parse_space(TINY)
+    model_for(board.profile, space=space)
+    (path,) = tmp_path.rglob(f"{board.profile.name}*.jsonl")
+    counted = load_table(path)
+    other = i8("pointwise", (3, 3, 24), (3, 3, 40))  # of another network
+    assert other not in counted.entries
+    more = replace(
+        counted, entries={**counted.entries, other: next(iter(counted.entries.values()))}
+    )
+    more.save(path)
+    model_for(board.profile, space=space, packed=True)
+    both = load_table(path)
+    assert other in both.entries and any(key.weight_bits for key in both.entries)
+    # Times of a real board are worth more than counts, and are not replaced by them.
+    replace(counted, source=Source.MEASURED).save(path)
+    measured = path.read_bytes()
+    model_for(board.profile, space=space, packed=True)
+    assert path.read_bytes() == measured
+
+
 def test_a_profile_of_a_model_is_simulated_and_says_so(
     board: firmware.Board, tmp_path: Path
 ) -> None:
