@@ -18,7 +18,7 @@ import argparse
 import os
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -37,13 +37,13 @@ from edgeopt.ofa.nsga import hypervolume
 from edgeopt.ofa.plan_genes import OneWidth, PlanDomain, Planned, PlansOf
 from edgeopt.ofa.plan_predictor import PlanPredictor
 from edgeopt.ofa.plan_search import screen_of
-from edgeopt.ofa.plans import BlockPlan, canonical, uniform
+from edgeopt.ofa.plans import HEAD_LAYERS, BlockPlan, canonical, uniform
 from edgeopt.ofa.pool import Candidate, Costs
 from edgeopt.ofa.search import search
 from edgeopt.pipeline.cache import StageCache, default_cache_dir
 from edgeopt.pipeline.elastic import ElasticNet
 from edgeopt.pipeline.elastic_files import load_elastic
-from edgeopt.pipeline.elastic_plans import with_genes
+from edgeopt.pipeline.elastic_plans import shares, with_genes
 from edgeopt.pipeline.local_table import model_for
 from edgeopt.pipeline.mixed import check_board, find_entry, predictor_of
 from edgeopt.pipeline.planned import PlanCosts
@@ -171,21 +171,19 @@ def by_program(measured: Measured, board: Board, most: int) -> BlockPlan:
     from edgeopt.quant.allocate import Limit, allocate
 
     space, config = board.domain.space, measured.config
-    top = with_genes(space, config, {})
-    whole = board.cost(Planned(config, top)).flash_bytes
-    genes = [*space.active(config), *range(space.block_count, len(top.genes))]
-    loss: dict[str, dict[int, float]] = {}
-    saved: dict[str, dict[int, float]] = {}
-    for gene in genes:
-        tried = {b: with_genes(space, config, {gene: b}) for b in board.domain.bits}
-        loss[str(gene)] = {b: measured.loss(p) for b, p in tried.items()}
-        saved[str(gene)] = {
-            b: float(board.cost(Planned(config, p)).flash_bytes - whole) for b, p in tried.items()
+    genes = (*space.active(config), *range(space.block_count, space.block_count + len(HEAD_LAYERS)))
+    loss = {
+        str(gene): {
+            b: measured.loss(with_genes(space, config, {gene: b})) for b in board.domain.bits
         }
-    # Costs are differences to eight bits: shifted so that none is below zero.
-    shift = {name: -min(row.values()) for name, row in saved.items()}
-    costs = {name: {b: v + shift[name] for b, v in row.items()} for name, row in saved.items()}
-    limit = Limit("flash", costs, float(most), float(whole - sum(shift.values())))
+        for gene in genes
+    }
+
+    def flash(bits: Mapping[int, int]) -> float:
+        return float(board.cost(Planned(config, with_genes(space, config, bits))).flash_bytes)
+
+    costs, fixed = shares(loss, flash)
+    limit = Limit("flash", costs, float(most), fixed)
     found = allocate(loss, [limit]).bits
     return with_genes(space, config, {int(name): bits for name, bits in found.items()})
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 #: What `edgeopt compile --precision` calls it.
 NAME = "mixed"
 #: Candidates costed exactly. Screening by tables looks at some hundred for each of them: twice as
-#: many found the same candidate or one 0.02 points better.
+#: many found nothing better in four cases (section `plan_search` of benchmarks/RESULTS.md).
 EVALUATIONS = 600
 
 
@@ -134,7 +134,7 @@ def choose(
     }
 
     def make() -> Files:
-        found = search_plans(
+        found = _searched(
             entry, predictor_of(entry, cached), profile, model, bits, request.budget,
             request.seed, EVALUATIONS, lambda text: detail("search", text),
         )  # fmt: skip
@@ -166,7 +166,7 @@ def choose(
     )
 
 
-def search_plans(
+def _searched(
     entry: ElasticEntry,
     predictor: PlanPredictor,
     profile: DeviceProfile,
