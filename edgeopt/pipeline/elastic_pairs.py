@@ -12,7 +12,6 @@ import random
 import numpy as np
 
 from edgeopt.core.estimates import Budget, Estimate, Source
-from edgeopt.core.lowbits import packed_bytes
 from edgeopt.core.space import SearchSpace, SubnetConfig
 from edgeopt.ofa import plans
 from edgeopt.ofa.describe import describe
@@ -23,6 +22,7 @@ from edgeopt.ofa.plan_predictor import PlanPredictor
 from edgeopt.ofa.plans import BlockPlan
 from edgeopt.ofa.pool import Costs
 from edgeopt.pipeline.zoo_build import of_all_sizes
+from edgeopt.quant.allocate import stored_bytes
 
 
 def drawn(space: SearchSpace, count: int, seed: int) -> list[Pair]:
@@ -80,8 +80,5 @@ def promising(
 def weight_bytes(space: SearchSpace, config: SubnetConfig, plan: BlockPlan) -> int:
     """Bytes of a subnet's weights, packed; three bits take the room of four."""
     bits = plans.layer_bits(space, config, plan)
-    total = 0
-    for name, count in plans.weight_counts(space, config).items():
-        width = bits.get(name, 8)
-        total += count if width == 8 else packed_bytes(count, 4 if width == 3 else width)
-    return total
+    counts = plans.weight_counts(space, config)
+    return sum(stored_bytes(count, bits.get(name, 8)) for name, count in counts.items())

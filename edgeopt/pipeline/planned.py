@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -142,8 +143,6 @@ class _Tables:
             found = [known[packed[key, bits]] for key in parts.get(name, ())]
             return sum(v for v, _ in found), sum(b for _, b in found)
 
-        sizes, kernels, expands = space.resolutions, space.kernels, space.expands
-        # Arrays of (latency, bytes) by resolution, and block, kernel, expand, bits; or layer, bits.
         self._code = np.array([cost.code_bytes(key) for key in every], np.float64)
         if costs.profile.kind == "firmware":  # where it is one number for all
             self._code[:] = 0.0
@@ -154,26 +153,26 @@ class _Tables:
             found[[number[packed[key, bits]] for key in parts.get(name, ())]] = True
             return found
 
-        self._fixed = np.array([total((size,), 8) for size in sizes])
-        self._blocks = np.array(
-            [[[[[total((size, i, k, e), b) for b in domain.bits] for e in expands]
-               for k in kernels] for i in range(space.block_count)] for size in sizes]
-        )  # fmt: skip
-        self._head = np.array(
-            [[[total((size, -1 - i), b) for b in domain.bits] for i in range(len(HEAD_LAYERS))]
-             for size in sizes]
-        )  # fmt: skip
-        # The same, of which kernels are there.
-        self._fixed_kernels = np.array([needed((size,), 8) for size in sizes])
-        self._block_kernels = np.array(
-            [[[[[needed((size, i, k, e), b) for b in domain.bits] for e in expands]
-               for k in kernels] for i in range(space.block_count)] for size in sizes]
-        )  # fmt: skip
-        self._head_kernels = np.array(
-            [[[needed((size, -1 - i), b) for b in domain.bits] for i in range(len(HEAD_LAYERS))]
-             for size in sizes]
-        )  # fmt: skip
+        self._fixed, self._blocks, self._head = self._arranged(total)
+        self._fixed_kernels, self._block_kernels, self._head_kernels = self._arranged(needed)
         self._compare(costs)
+
+    def _arranged(
+        self, of: Callable[[tuple[int, ...], int], object]
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+        """``of`` by resolution, then of nothing; block, kernel, expand, bits; layer, bits."""
+        space, widths = self.domain.space, self.domain.bits
+        sizes, kernels, expands = space.resolutions, space.kernels, space.expands
+        fixed = [of((size,), 8) for size in sizes]
+        blocks = [
+            [[[[of((size, i, k, e), b) for b in widths] for e in expands] for k in kernels]
+             for i in range(space.block_count)] for size in sizes
+        ]  # fmt: skip
+        head = [
+            [[of((size, -1 - i), b) for b in widths] for i in range(len(HEAD_LAYERS))]
+            for size in sizes
+        ]
+        return np.array(fixed), np.array(blocks), np.array(head)
 
     def _compare(self, costs: PlanCosts) -> None:
         """How sums differ from exact costs: latency by a factor, flash by a difference."""

@@ -1,8 +1,9 @@
 """The plan of the subnet that a search chose, once more: from what is measured, not predicted.
 
 Between subnets the predictor decides. Between plans of one subnet its outputs can be compared
-directly, without labels, on the images that ship with the supernet; an integer program over single
-choices found better plans in three of four cases (section `joint_search` of benchmarks/RESULTS.md).
+directly, without labels, on the images that ship with the supernet. An integer program over single
+choices found the best plan in three of four cases, by little (section `joint_search` of
+benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from edgeopt.ofa.plans import BlockPlan
     from edgeopt.zoo.elastic import ElasticEntry
 
-#: Images that outputs are compared on: 128 gave the plan that 600 training images gave.
+#: Images that outputs are compared on: on one subnet 128 of those that ship gave the plan that 600
+#: training images gave.
 _IMAGES = 128
 #: Programs solved: each has the room that the one before took too much taken away.
 _TRIES = 4

@@ -195,8 +195,9 @@ def _check_alone(sensitivity: Table, limit: Limit) -> None:
     least = limit.spent(cheapest)
     widths = sorted({bits for row in sensitivity.values() for bits in row})
     if least > limit.most:
+        article = "an" if limit.name.startswith("average") else "a"
         raise InfeasibleError(
-            f"no plan has a {limit.name} of {limit.show(limit.most)}: the least is "
+            f"no plan has {article} {limit.name} of {limit.show(limit.most)}: the least is "
             f"{limit.show(least)}",
             where="plan",
             hint=f"allow {limit.show(least)}, or widths below {widths[0]}",

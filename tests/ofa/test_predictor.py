@@ -10,7 +10,14 @@ import pytest
 from edgeopt.core.errors import InputError
 from edgeopt.core.space import SearchSpace, Stage, SubnetConfig
 from edgeopt.ofa.genes import features
-from edgeopt.ofa.predictor import Predictor, fit_predictor, kendall_tau, load_predictor
+from edgeopt.ofa.predictor import (
+    Predictor,
+    fit_measured,
+    fit_predictor,
+    kendall_tau,
+    load_predictor,
+)
+from edgeopt.ofa.regression import FAMILIES, Fit, Floats, Model, Trees
 
 SPACE = SearchSpace(
     name="small", kernels=(3, 5), expands=(2, 3, 4), resolutions=(32,),
@@ -91,6 +98,36 @@ def test_stored_trees_predict_what_scikit_learn_predicts() -> None:
     fresh = features(SPACE, sample(200, seed=4))
     stored = regression.apply(regression.FAMILIES["trees"](x, y, 3), fresh)
     np.testing.assert_allclose(stored, model.predict(fresh), atol=1e-9)
+
+
+def test_trees_win_only_by_a_clear_lead() -> None:
+    rng = np.random.default_rng(3)
+    x = rng.uniform(-1, 1, (160, 4))
+    smooth = fit_measured(x, np.tanh(x @ [0.4, 0.2, -0.3, 0.1]), 0)
+    assert not isinstance(smooth.model, Trees)
+    steps = fit_measured(x, np.where(x[:, 0] > 0.1, 1.0, 0.0) + 0.5 * (x[:, 1] > -0.3), 0)
+    assert isinstance(steps.model, Trees)
+    least = min(steps.quality.cross_validated.values())
+    assert least == steps.quality.cross_validated["trees"]
+
+
+def test_a_family_with_slopes_is_taken_among_equals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same fit under both names: trees are not better, so they are passed over."""
+    rng = np.random.default_rng(4)
+    x = rng.uniform(-1, 1, (60, 3))
+    asked: list[str] = []
+
+    def named(name: str) -> Fit:
+        def fit(rows: Floats, y: Floats, seed: int) -> Model:
+            asked.append(name)
+            return FAMILIES["linear"](rows, y, seed)
+
+        return fit
+
+    families = {"trees": named("trees"), "kernel": named("kernel")}
+    monkeypatch.setattr("edgeopt.ofa.predictor.FAMILIES", families)
+    fit_measured(x, x @ [1.0, 2.0, 3.0] + rng.normal(0, 0.1, 60), 0)
+    assert asked[-1] == "kernel"
 
 
 def test_fitting_is_deterministic() -> None:

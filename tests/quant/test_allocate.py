@@ -72,6 +72,8 @@ def test_budgets_that_nothing_meets_name_the_nearest() -> None:
     ) as e:
         allocate(rows, [flash_limit(weights, widths, 10)])
     assert f"allow {least}" in e.value.hint and e.value.exit_code == 3
+    with pytest.raises(InfeasibleError, match="no plan has an average bits of 1: the least is 2"):
+        allocate(rows, [average_limit(weights, widths, 1.0)])
     # Each can be met, but what is small is slow.
     slow = {name: {2: 100.0, 4: 50.0, 8: 10.0} for name in rows}
     limits = [Limit("latency", slow, 70.0), average_limit(weights, widths, 3.0)]
