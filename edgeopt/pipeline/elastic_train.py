@@ -41,7 +41,7 @@ from edgeopt.zoo import elastic
 
 _BETAS = (0.9, 0.98)
 _STATISTICS = 2000  # images that the guide's batch norms are measured on
-_LARGEST, _SMALLEST = 0.3, 0.15  # shares of the steps
+_LARGEST, _SMALLEST = 0.15, 0.1  # shares of the steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +94,16 @@ class QuantizeOptions(RunOptions):
         return "quantize"
 
     def subnet(self, space: SearchSpace, step: int) -> SubnetConfig:
-        """The subnet of a step: often an extreme; the largest, which has most to lose, most."""
+        """The subnet of a step: in a quarter of them an extreme, else one of any size."""
         if self.only:
             return space.validate(SubnetConfig.parse(self.only))
         rng = random.Random(f"{self.seed}/subnet/{step}")
         draw, size = rng.random(), max(space.resolutions)
         if draw < _LARGEST:
             return space.max_config()
-        smallest = draw < _LARGEST + _SMALLEST
-        return at_resolution(space.min_config() if smallest else space.sample(rng), size)
+        if draw < _LARGEST + _SMALLEST:
+            return at_resolution(space.min_config(), size)
+        return _of_any_size(space, rng)
 
     def plans(self, space: SearchSpace, step: int) -> tuple[BlockPlan, ...]:
         """The plans of a step: high, random, low."""
@@ -112,6 +113,25 @@ class QuantizeOptions(RunOptions):
             high = _drawn(space, rng, (4, 8), (1, 1))
         middle = _drawn(space, rng, (2, 3, 4, 8), (5, 5, 6, 4))
         return high, middle, uniform(space, rng.choices((4, 3, 2), (3, 4, 3))[0])
+
+
+def _of_any_size(space: SearchSpace, rng: random.Random) -> SubnetConfig:
+    """A subnet whose choices lean: how often each value occurs is itself drawn.
+
+    Choices drawn evenly add up to middling sizes, and a search under a budget looks elsewhere too.
+    Shares come from a Dirichlet distribution of 1/2: few values, in most draws.
+    """
+
+    def shares(count: int) -> list[float]:
+        return [rng.gammavariate(0.5, 1.0) + 1e-12 for _ in range(count)]
+
+    count = space.block_count
+    kernels = rng.choices(space.kernels, shares(len(space.kernels)), k=count)
+    expands = rng.choices(space.expands, shares(len(space.expands)), k=count)
+    deep = shares(max(len(stage.depths) for stage in space.stages))
+    depths = [rng.choices(s.depths, deep[: len(s.depths)])[0] for s in space.stages]
+    size = max(space.resolutions)
+    return space.canonical(SubnetConfig(tuple(kernels), tuple(expands), tuple(depths), size))
 
 
 def _drawn(

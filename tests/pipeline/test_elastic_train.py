@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,17 +12,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 import torch.nn.functional as F
 
+from edgeopt import zoo
 from edgeopt.core.errors import InputError
-from edgeopt.core.space import SearchSpace, parse_space
+from edgeopt.core.space import SearchSpace, SubnetConfig, parse_space
 from edgeopt.ofa.checkpoint import save_weights
 from edgeopt.ofa.data import load_images, normalize
+from edgeopt.ofa.genes import features
 from edgeopt.ofa.loop import CHECKPOINT, JOURNAL, accuracy
 from edgeopt.ofa.plans import uniform
-from edgeopt.ofa.schedule import TrainOptions
+from edgeopt.ofa.schedule import TrainOptions, at_resolution
 from edgeopt.ofa.train import train
 from edgeopt.pipeline.elastic import ElasticNet
 from edgeopt.pipeline.elastic_files import load_elastic
@@ -184,6 +188,8 @@ def test_one_subnet_alone_and_its_plans(space: SearchSpace) -> None:
     drawn = [SHORT.subnet(space, step) for step in range(200)]
     assert drawn == [SHORT.subnet(space, step) for step in range(200)]
     assert 20 < drawn.count(space.max_config()) < 60
+    smallest = at_resolution(space.min_config(), max(space.resolutions))
+    assert drawn.count(smallest) > 10
     for step in range(50):
         high, middle, low = SHORT.plans(space, step)
         assert set(high.genes) <= {4, 8}
@@ -191,6 +197,24 @@ def test_one_subnet_alone_and_its_plans(space: SearchSpace) -> None:
         assert len(set(low.genes)) == 1 and low.genes[0] < 8
     with pytest.raises(InputError, match="is not a subnet"):
         replace(SHORT, only="all").subnet(space, 0)
+
+
+def test_subnets_of_every_size_are_drawn() -> None:
+    """Even choices add up to middling sizes; the subnets of a training run reach either end."""
+    space = zoo.load("cifar_mbv3").space
+
+    def log_macs(configs: list[SubnetConfig]) -> npt.NDArray[np.float64]:
+        found: npt.NDArray[np.float64] = features(space, configs)[:, -2]
+        return found
+
+    rng = random.Random(0)
+    even = log_macs([space.sample(rng) for _ in range(300)])
+    extremes = {space.min_config(), space.max_config()}
+    own = [c for c in (SHORT.subnet(space, step) for step in range(400)) if c not in extremes]
+    drawn = log_macs(own)
+    assert len(set(own)) > 0.8 * len(own)
+    assert drawn.std() > 1.2 * even.std()
+    assert drawn.min() < even.min() and drawn.max() > even.max()
 
 
 @pytest.mark.parametrize(
