@@ -7,6 +7,7 @@ width to another costs more than either, and evolution that starts anywhere ends
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,9 +15,9 @@ from edgeopt.core.estimates import Budget
 from edgeopt.ofa.genes import Domain
 from edgeopt.ofa.nsga import Floats, Genes
 from edgeopt.ofa.plan_genes import OneWidth, PlanDomain, Planned
-from edgeopt.ofa.pool import Costs, Progress
+from edgeopt.ofa.pool import Candidate, Costs, Progress
 from edgeopt.ofa.screen import Screen
-from edgeopt.ofa.search import NoCandidateError, SearchResult, search
+from edgeopt.ofa.search import NoCandidateError, SearchResult, front_of, search
 
 #: Of the evaluations, what the search of each width has; and the candidates it hands on.
 _SHARE, _HANDED = 0.15, 8
@@ -45,12 +46,16 @@ def search_plans(
         evaluations: calls of ``cost`` at most, all searches together.
         progress: told after every batch of the search over plans.
 
+    Returns:
+        What all searches together found.
+
     Raises:
         InputError: ``evaluations`` is not positive.
         NoCandidateError: nothing that was tried meets the budget.
     """
     each = int(evaluations * _SHARE)
     handed: list[Genes] = []
+    seen: dict[Planned, Candidate[Planned]] = {}
     for bits in domain.bits if each > 0 else ():
         part = OneWidth(domain, bits)
         try:
@@ -58,8 +63,10 @@ def search_plans(
                 part, predictor, cost, budget, seed=seed, evaluations=each,
                 screen=screen_of(domain, part, screen),
             )  # fmt: skip
-        except NoCandidateError:  # too wide for the budget, all of them
+        except NoCandidateError as none:  # too wide for the budget, all of them
+            seen |= {c.config: c for c in none.evaluated}
             continue
+        seen |= {c.config: c for c in found.evaluated}
         fit = sorted((c for c in found.evaluated if c.feasible), key=lambda c: -c.accuracy)
         handed += [domain.encode(c.config) for c in fit[:_HANDED]]
 
@@ -67,10 +74,16 @@ def search_plans(
         return [*handed, *domain.start(max(0, count - len(handed)), rng)]
 
     rest = evaluations - each * len(domain.bits)
-    return search(
-        domain, predictor, cost, budget, seed=seed, evaluations=rest, progress=progress,
-        start=start, screen=screen,
-    )  # fmt: skip
+    try:
+        found = search(
+            domain, predictor, cost, budget, seed=seed, evaluations=rest, progress=progress,
+            start=start, screen=screen,
+        )  # fmt: skip
+    except NoCandidateError as none:
+        seen |= {c.config: c for c in none.evaluated}
+        raise NoCandidateError(none.nearest, tuple(seen.values())) from None
+    points = tuple((seen | {c.config: c for c in found.evaluated}).values())
+    return replace(found, evaluated=points, front=front_of(points))
 
 
 def screen_of(domain: PlanDomain, part: Domain[Planned], screen: Screen) -> Screen:

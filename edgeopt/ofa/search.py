@@ -58,18 +58,18 @@ class SearchResult(Generic[T]):
 
 
 class NoCandidateError(InfeasibleError, Generic[T]):
-    """No candidate meets the budget; carries the nearest one."""
+    """No candidate meets the budget; carries the nearest one and all that were tried."""
 
-    def __init__(self, nearest: Candidate[T], searched: int) -> None:
+    def __init__(self, nearest: Candidate[T], evaluated: Sequence[Candidate[T]]) -> None:
         missed = ", ".join(str(s) for s in nearest.slack if not s.met)
         met = ", ".join(str(s) for s in nearest.slack if s.met)
         super().__init__(
-            f"none of {searched} candidates meets the budget; the nearest, {nearest.config}, "
+            f"none of {len(evaluated)} candidates meets the budget; the nearest, {nearest.config}, "
             f"misses it by: {missed}" + (f" (within it: {met})" if met else ""),
             where="budget",
             hint="relax what it misses, or choose a faster device or a smaller search space",
         )
-        self.nearest = nearest
+        self.nearest, self.evaluated = nearest, tuple(evaluated)
 
 
 def search(
@@ -125,8 +125,8 @@ def search(
     best = pool.best
     assert best is not None
     if not best.feasible:
-        raise NoCandidateError(best, len(points))
-    return SearchResult(best, tuple(points), _front(points), seed, exhaustive)
+        raise NoCandidateError(best, points)
+    return SearchResult(best, tuple(points), front_of(points), seed, exhaustive)
 
 
 def _evolve(
@@ -215,7 +215,8 @@ def _moves(domain: Domain[T], centre: Genes, rng: np.random.Generator) -> list[G
     return list(moves)
 
 
-def _front(points: Sequence[Candidate[T]]) -> tuple[Candidate[T], ...]:
+def front_of(points: Sequence[Candidate[T]]) -> tuple[Candidate[T], ...]:
+    """The feasible ones that none of the others beats in accuracy and latency; fastest first."""
     feasible = [p for p in points if p.feasible]
     front: list[Candidate[T]] = []
     for point in sorted(feasible, key=lambda p: (p.costs.latency.value, -p.accuracy)):

@@ -152,6 +152,7 @@ def test_plans_are_found_where_kernels_share_code(flash_bytes: int) -> None:
     )
     assert found.best.accuracy == pytest.approx(best)
     assert found.best.feasible and len(asked) <= 400
+    assert {c.config for c in found.evaluated} == set(asked)
     uniform = max(
         c.accuracy for c in every
         if c.feasible and len({*(c.config.plan.blocks[i] for i in SPACE.active(c.config.subnet)),
