@@ -263,8 +263,9 @@ def extract(request: CompileRequest, chosen: Chosen) -> Files:
     from edgeopt.graph.build import build_onnx
     from edgeopt.ofa.data import normalize
     from edgeopt.ofa.export import metadata, to_network
+    from edgeopt.pipeline.calibration_data import VECTORS, calibration_images
     from edgeopt.pipeline.elastic_files import load_elastic
-    from edgeopt.pipeline.source import VECTORS, calibration_images, pack_npz
+    from edgeopt.pipeline.source import pack_npz
 
     entry, space, subnet, plan = chosen.elastic, chosen.space, chosen.subnet, chosen.block_plan
     assert entry is not None and space is not None and subnet is not None and plan is not None

@@ -1,4 +1,4 @@
-"""The images that ``edgeopt quantize`` calibrates and judges on, from files nobody vouches for."""
+"""Images that networks are calibrated and judged on, from files nobody vouches for."""
 
 from __future__ import annotations
 
@@ -40,6 +40,16 @@ class Data:
     calibration_labels: npt.NDArray[np.int64] | None
     shared: bool
     sha256: str
+
+
+def load_inputs(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """Read a model's inputs [N, ...] from what `load_data` takes, without labels.
+
+    Raises:
+        InputError: unreadable, empty, not finite, or of another shape or type.
+    """
+    images, _, _ = _folder(path, shape) if path.is_dir() else _file(path)
+    return check_images(images, shape, str(path))
 
 
 def load_data(path: Path, shape: tuple[int, ...], classes: int | None) -> Data:

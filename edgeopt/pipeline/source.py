@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -25,6 +24,12 @@ from edgeopt.core.space import SearchSpace, SubnetConfig
 from edgeopt.pipeline import mixed, plans
 from edgeopt.pipeline.artifact import versions_text
 from edgeopt.pipeline.cache import Files
+from edgeopt.pipeline.calibration_data import (
+    VECTORS,
+    calibration_images,
+    calibration_inputs,
+    inputs_digest,
+)
 from edgeopt.pipeline.manifest import PointInfo
 
 if TYPE_CHECKING:
@@ -39,10 +44,6 @@ Cached = Callable[[str, Mapping[str, str], Callable[[], Files]], tuple[Files, bo
 Detail = Callable[[str, str], None]
 Floats = npt.NDArray[np.float32]
 
-#: Vectors every bundle is checked with.
-VECTORS = 16
-#: Images BN statistics and activation ranges are calibrated on.
-CALIBRATION_IMAGES = 512
 MAX_MODEL_BYTES = 2**31
 EVALUATIONS = 2500
 
@@ -263,7 +264,7 @@ def make_onnx(request: CompileRequest, chosen: Chosen, cached: Cached) -> tuple[
         "source": chosen.source_sha256,
         "subnet": str(chosen.subnet),
         "plan": str(chosen.block_plan or ""),
-        "data": _data_digest(request.data),
+        "data": inputs_digest(request.data),
         "shapes": ";".join(request.input_shapes),
         "versions": versions_text(),
     }
@@ -285,7 +286,7 @@ def _load_file(request: CompileRequest) -> Files:
 
     imported = import_model(model)
     rng = np.random.default_rng(0)
-    calibration = _calibration_of(request, imported)
+    calibration = None if request.data is None else calibration_inputs(request.data, imported)
     for name in imported.network.inputs:
         interface = next(i for i in imported.inputs.values() if i.name == name)
         if calibration is not None:
@@ -327,20 +328,6 @@ def _extract(request: CompileRequest, chosen: Chosen) -> Files:
     return {"model.onnx": model, "vectors.npz": pack_npz(arrays)}
 
 
-def calibration_images(data: Path | None, chosen: Chosen) -> npt.NDArray[np.uint8]:
-    """uint8 [N,H,W,C] images to calibrate a subnet on: the user's, or the zoo's own."""
-    from edgeopt.ofa.data import load_images
-
-    entry = chosen.entry or chosen.elastic
-    assert entry is not None and chosen.subnet is not None
-    if data is None:
-        shipped: npt.NDArray[np.uint8] = entry.calibration
-        return shipped
-    loaded = load_images(data, "train", chosen.subnet.resolution)
-    images: npt.NDArray[np.uint8] = loaded.images[:CALIBRATION_IMAGES]
-    return images
-
-
 def quantize(
     request: CompileRequest, chosen: Chosen, network: Files, cached: Cached
 ) -> tuple[Final, bool]:
@@ -376,7 +363,7 @@ def quantize(
     inputs = {
         "model": digest(network["model.onnx"]),
         "stored": digest(network.get("stored.npz", b"")),
-        "data": _data_digest(request.data),
+        "data": inputs_digest(request.data),
         "entry": "" if chosen.entry is None else chosen.entry.digest,
         "plan": write_plan(plan),
         "versions": versions_text(),
@@ -416,47 +403,8 @@ def _calibration(request: CompileRequest, chosen: Chosen, model: Any) -> Floats:
         return result
     from edgeopt.graph.importer import import_model
 
-    found = _calibration_of(request, import_model(model))
-    assert found is not None
-    return found
-
-
-def _calibration_of(request: CompileRequest, imported: Imported) -> Floats | None:
-    """The user's inputs for an ONNX model: ``inputs`` or ``images`` of an npz, in its layout."""
-    if request.data is None:
-        return None
-    where = str(request.data)
-    hint = "write numpy.savez(file, inputs=array) with float32 [N, ...] as the model takes them"
-    if len(imported.inputs) != 1:
-        raise InputError("a model with several inputs cannot be calibrated yet", where=where)
-    (interface,) = imported.inputs.values()
-    data = read_bytes(request.data, max_bytes=MAX_MODEL_BYTES, noun="calibration file")
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            name = next((n for n in ("inputs", "images") if n in archive.files), None)
-            array = None if name is None else np.asarray(archive[name])
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"not a readable npz file: {error}", where=where, hint=hint) from error
-    if array is None or array.shape[1:] != interface.onnx_shape[1:] or not len(array):
-        shape = "no array 'inputs'" if array is None else f"inputs of shape {array.shape[1:]}"
-        raise InputError(
-            f"{shape}; the model takes {interface.onnx_shape[1:]}", where=where, hint=hint
-        )
-    if array.dtype != np.float32 or not np.isfinite(array).all():
-        raise InputError(f"inputs are {array.dtype} or not finite", where=where, hint=hint)
-    while len(array) < VECTORS:
-        array = np.concatenate([array, array])
-    return array
-
-
-def _data_digest(path: Path | None) -> str:
-    if path is None:
-        return ""
-    if path.is_dir():
-        listing = sorted(f"{p.relative_to(path)} {p.stat().st_size} {p.stat().st_mtime_ns}"
-                         for p in path.rglob("*") if p.is_file())  # fmt: skip
-        return digest("\n".join(listing).encode())
-    return digest(read_bytes(path, max_bytes=2**33, noun="data file"))
+    assert request.data is not None
+    return calibration_inputs(request.data, import_model(model))
 
 
 def pack_npz(arrays: Mapping[str, Any]) -> bytes:

@@ -96,10 +96,11 @@ def test_quantizing_needs_data(cli: Cli, tiny_model: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((4, 3, 8, 8), np.float32), "the model takes (3, 16, 16)"),
-        (np.zeros((4, 3, 16, 16), np.float64), "float64 or not finite"),
-        (np.full((4, 3, 16, 16), np.nan, np.float32), "not finite"),
-        (np.zeros((0, 3, 16, 16), np.float32), "the model takes"),
+        (np.zeros((4, 3, 8, 8), np.float32), "shape 4x3x8x8, not Nx3x16x16"),
+        (np.zeros((4, 3, 16, 16), np.uint8), "type uint8, not float32"),
+        (np.full((4, 3, 16, 16), np.nan, np.float32), "NaN or infinite"),
+        (np.zeros((4, 3, 16, 16), np.float32), "every calibration value is 0"),
+        (np.zeros((0, 3, 16, 16), np.float32), "no calibration images"),
     ],
 )
 def test_bad_calibration_data(
@@ -108,7 +109,7 @@ def test_bad_calibration_data(
     np.savez(tmp_path / "data.npz", inputs=array)
     outcome = cli("compile", tiny_model, "-d", "rpi4", "--precision", "int8", "--data",
                   tmp_path / "data.npz", "-o", tmp_path / "b", "-q")  # fmt: skip
-    failed(outcome, 2, "data.npz", message, "numpy.savez")
+    failed(outcome, 2, "data.npz", message)
 
 
 def test_output_that_exists_is_kept(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:

@@ -138,12 +138,22 @@ def test_force_replaces_a_bundle_but_never_a_users_files(
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
-def test_int8_from_a_users_data(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    np.savez(tmp_path / "d.npz", inputs=rng.standard_normal((64, 3, 16, 16)).astype(np.float32))
+@pytest.mark.parametrize("form", ["archive", "array", "folder"])
+def test_int8_from_a_users_data(cli: Cli, tiny_model: Path, tmp_path: Path, form: str) -> None:
+    """As `edgeopt quantize` takes it."""
+    inputs = np.random.default_rng(0).standard_normal((64, 3, 16, 16)).astype(np.float32)
+    data = tmp_path / {"archive": "d.npz", "array": "d.npy", "folder": "d"}[form]
+    if form == "archive":
+        np.savez(data, inputs=inputs)
+    elif form == "array":
+        np.save(data, inputs)
+    else:
+        data.mkdir()
+        np.save(data / "0.npy", inputs[:32])
+        np.save(data / "1.npy", inputs[32:])
     out = tmp_path / "bundle"
     done = cli("compile", tiny_model, "-d", "rpi4", "--precision", "int8", "--data",
-               tmp_path / "d.npz", "-o", out, "--json")  # fmt: skip
+               data, "-o", out, "--json")  # fmt: skip
     assert done.code == 0, done.err
     document = json.loads(done.out)
     assert document["precision"] == "int8"
