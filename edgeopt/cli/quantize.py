@@ -69,7 +69,8 @@ def run(
     the images, computed exactly as a board does.
     """
     from edgeopt.core.units import parse_size_bytes
-    from edgeopt.pipeline.quantize import STAGES, QuantizeRequest, quantize_file
+    from edgeopt.pipeline.quantize import STAGES, quantize_file
+    from edgeopt.pipeline.quantize_request import QuantizeRequest
     from edgeopt.pipeline.quantize_report import layer_rows, summary
     from edgeopt.pipeline.report import show_figure
 

@@ -8,8 +8,6 @@ flash whose measured drop stays within ``max_drop``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,11 +15,12 @@ import numpy.typing as npt
 
 from edgeopt.codegen.lowbits import supported
 from edgeopt.core.device import DeviceProfile
-from edgeopt.core.errors import InfeasibleError, InputError, suggest
+from edgeopt.core.errors import InfeasibleError, InputError
 from edgeopt.core.files import read_bytes, write_atomic
 from edgeopt.core.precision import LayerPrecision, PrecisionPlan, write_plan
 from edgeopt.pipeline import plans
 from edgeopt.pipeline.quantize_data import Data, load_data
+from edgeopt.pipeline.quantize_request import QuantizeRequest
 from edgeopt.pipeline.quantize_result import CurvePoint, LayerRow, Quantization
 from edgeopt.quant.allocate import allocate, average_limit, flash_limit, stored_bytes
 
@@ -32,59 +31,12 @@ if TYPE_CHECKING:
 
 Say = Callable[[str, Mapping[str, object]], None]
 
-PRECISIONS = ("int8", "w4", "mixed")
-SENSITIVITIES = ("loss", "hessian")
 STAGES = ("load", "calibrate", "sensitivity", "plan", "measure", "report")
 DEFAULT_MAX_DROP = 1.0
 #: Widths of weights that kernels know, widest first.
 WIDTHS = (8, 4, 2)
 #: The search for the smallest plan ends when budgets differ by less than this share of int8's.
 _FINE = 0.03
-
-
-@dataclass(frozen=True, slots=True)
-class QuantizeRequest:
-    """What a user asked for.
-
-    Attributes:
-        model: the ONNX file.
-        data: images to calibrate and judge on.
-        out: the ONNX file to write; report and plan go beside it.
-        precision: ``int8``, ``w4`` or ``mixed``.
-        device: only precisions of this board's kernels; empty allows all that kernels could have.
-        max_drop: percentage points of top-1, or of what stands for it.
-        average_bits: of a weight; a budget of ``mixed``.
-        flash_bytes: of weights, scales and biases; another.
-        plan: a plan that was written before, instead of a search.
-        sensitivity: ``loss`` or ``hessian``.
-        force: replace files that exist.
-    """
-
-    model: Path
-    data: Path
-    out: Path
-    precision: str = "int8"
-    device: str = ""
-    max_drop: float | None = None
-    average_bits: float | None = None
-    flash_bytes: int | None = None
-    plan: Path | None = None
-    sensitivity: str = "loss"
-    input_shapes: tuple[str, ...] = ()
-    profile_dirs: tuple[Path, ...] = ()
-    any_table: bool = False
-    seed: int = 0
-    force: bool = False
-
-    @property
-    def report(self) -> Path:
-        """The page beside the model."""
-        return self.out.with_suffix(".html")
-
-    @property
-    def plan_out(self) -> Path:
-        """The plan beside the model."""
-        return self.out.with_suffix(".plan.json")
 
 
 def quantize_file(request: QuantizeRequest, say: Say) -> Quantization:
@@ -98,7 +50,7 @@ def quantize_file(request: QuantizeRequest, say: Say) -> Quantization:
     from edgeopt.graph.qdq_build import is_quantized
     from edgeopt.pipeline.quantize_report import render_quantize_report
 
-    _check_options(request)
+    request.check()
     profile = _profile(request)
     say("start", {"stage": "load"})
     model = load_model(request.model, input_shapes=parse_input_shapes(request.input_shapes))
@@ -124,52 +76,6 @@ def quantize_file(request: QuantizeRequest, say: Say) -> Quantization:
     write_atomic(request.report, render_quantize_report(result))
     say("end", {"stage": "report", "text": str(request.report)})
     return result
-
-
-def _check_options(request: QuantizeRequest) -> None:
-    for option, value, known in (
-        ("--precision", request.precision, PRECISIONS),
-        ("--sensitivity", request.sensitivity, SENSITIVITIES),
-    ):
-        if value not in known:
-            raise InputError(
-                f"unknown {option[2:]} {value!r}", where=option,
-                hint=suggest(value, known, noun=option[2:]),
-            )  # fmt: skip
-    budgets = [("--average-bits", request.average_bits), ("--flash", request.flash_bytes),
-               ("--max-drop", request.max_drop)]  # fmt: skip
-    given = [name for name, value in budgets if value is not None]
-    if request.plan is not None and given:
-        raise InputError(
-            "a plan that is given is not searched for", where=given[0], hint="leave one out"
-        )
-    if request.precision != "mixed" and given:
-        raise InputError(
-            f"{request.precision} leaves nothing to choose", where=given[0],
-            hint="search for bits with --precision mixed",
-        )  # fmt: skip
-    if len(given) > 1 and "--max-drop" in given:
-        raise InputError(
-            "either a budget is met, or a drop", where=" and ".join(given),
-            hint="leave out --max-drop: the drop within the budget is measured and reported",
-        )  # fmt: skip
-    drop, bits = request.max_drop, request.average_bits
-    if drop is not None and not (0 <= drop <= 100):
-        raise InputError(
-            f"a drop of {drop:g} points", where="--max-drop", hint="between 0 and 100, such as 1.0"
-        )
-    if bits is not None and not (2 <= bits <= 8):
-        raise InputError(
-            f"{bits:g} bits on average", where="--average-bits", hint="between 2 and 8, such as 3.5"
-        )
-    outputs = [request.out, request.plan_out, request.report]
-    taken = [path for path in outputs if path.exists()]
-    if request.out.suffix != ".onnx":
-        raise InputError("the output is no .onnx file", where=str(request.out),
-                         hint="name it, such as -o quantized.onnx")  # fmt: skip
-    if taken and not request.force:
-        raise InputError("exists already", where=str(taken[0]),
-                         hint="choose another name, or replace it with --force")  # fmt: skip
 
 
 def _profile(request: QuantizeRequest) -> DeviceProfile | None:
