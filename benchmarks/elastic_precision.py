@@ -1,6 +1,7 @@
 """One elastic supernet against the same subnets quantized alone, and the zoo entry's card.
 
-    EDGEOPT_DATA=... python benchmarks/elastic_precision.py [--steps 1127] [--work FOLDER] [--own]
+    EDGEOPT_DATA=... python benchmarks/elastic_precision.py [--steps 2040] [--work FOLDER] [--own]
+                                                                [--subnets smallest,middle]
 
 Every run starts from the fp32 zoo weights, with the plans and guides of `edgeopt train --quantize`.
 The elastic supernet is the one that ships; a subnet alone gets ``--steps`` steps, by default a
@@ -77,10 +78,11 @@ class Trial:
         return rows
 
 
-def alone(trial: Trial, steps: int) -> None:
+def alone(trial: Trial, steps: int, names: list[str]) -> None:
     """Print the elastic run beside runs of one subnet each."""
     space = trial.base.space
-    configs = {"smallest": space.min_config(), "middle": space.uniform(3, 3, 2)}
+    known = {"smallest": space.min_config(), "middle": space.uniform(3, 3, 2)}
+    configs = {name: known[name] for name in names}
     fitted = trial.scores("fitted", "", list(configs.values()))
     shared = trial.scores("elastic", "", list(configs.values()))
     print(f"{steps} steps of {trial.options.batch} images alone, from the weights of "
@@ -122,7 +124,8 @@ def card() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=1127)
+    parser.add_argument("--steps", type=int, default=2040)
+    parser.add_argument("--subnets", default="smallest,middle")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--work", type=Path)
     parser.add_argument("--own", action="store_true", help="train the elastic supernet here too")
@@ -136,7 +139,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = given.work or Path(folder)
         shipped = None if given.own else elastic.load("cifar_mbv3_q")
-        alone(Trial(zoo.load("cifar_mbv3"), data, work, options, shipped), given.steps)
+        alone(Trial(zoo.load("cifar_mbv3"), data, work, options, shipped), given.steps,
+              given.subnets.split(","))  # fmt: skip
     card()
 
 
