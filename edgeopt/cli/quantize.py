@@ -70,8 +70,8 @@ def run(
     """
     from edgeopt.core.units import parse_size_bytes
     from edgeopt.pipeline.quantize import STAGES, quantize_file
-    from edgeopt.pipeline.quantize_request import QuantizeRequest
     from edgeopt.pipeline.quantize_report import layer_rows, summary
+    from edgeopt.pipeline.quantize_request import QuantizeRequest
     from edgeopt.pipeline.report import show_figure
 
     request = QuantizeRequest(

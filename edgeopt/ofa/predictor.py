@@ -1,8 +1,8 @@
 """Accuracy of a subnet without running it: a small regression on measured subnets.
 
 Three families compete in cross-validation on the measurements at hand: a linear model, a kernel
-model and boosted trees, which win if they are better by a tenth. The winner is stored as numbers in
-JSON; predicting needs numpy alone.
+model and boosted trees, which win if they are better by a quarter. The winner is stored as numbers
+in JSON; predicting needs numpy alone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float64]
 
 FORMAT = "edgeopt-predictor/1"
 _FOLDS = 10
-_CLOSE = 1.1  # errors that are alike, relative to the least
+_CLOSE = 1.25  # errors that are alike, relative to the least
 _HELD_OUT = 0.25
 MINIMUM = 24
 COVERAGE = 0.9
