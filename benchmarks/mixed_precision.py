@@ -86,20 +86,24 @@ def compare(
 ) -> None:
     space, profile = entry.space, devices.load(name)
     domain = PlanDomain(space, check_board(profile))
+
+    def predict(candidates: Sequence[Planned]) -> Floats:
+        return predictor.predict(candidates) - entry.card.activation_loss
+
     price = PlanCosts(domain, profile, model_for(profile, space=space, packed=True), place=False)
 
     def best(most: int, latency_ns: float | None = None) -> Candidate[Planned]:
         cap = None if latency_ns is None else int(latency_ns)
         budget = Budget(flash_bytes=most, latency_ns=cap)
         found = search_plans(
-            domain, predictor.predict, price, budget, price.screen, evaluations=evaluations
+            domain, predict, price, budget, price.screen, evaluations=evaluations
         ).best
-        return replanned(entry, found, price, predictor.predict, budget)
+        return replanned(entry, found, price, predict, budget)
 
     def best_uniform(bits: int, most: int) -> Candidate[Planned]:
         part = OneWidth(domain, bits)
         return search(
-            part, predictor.predict, price, Budget(flash_bytes=most), evaluations=evaluations,
+            part, predict, price, Budget(flash_bytes=most), evaluations=evaluations,
             screen=screen_of(domain, part, price.screen),
         ).best  # fmt: skip
 
@@ -108,7 +112,7 @@ def compare(
 
         def unharmed(candidates: Sequence[Planned]) -> Floats:
             top = uniform(space, 8)
-            return predictor.predict([Planned(c.subnet, top) for c in candidates])
+            return predict([Planned(c.subnet, top) for c in candidates])
 
         return search(
             OneWidth(domain, min(domain.bits)), unharmed, price, Budget(flash_bytes=most),
@@ -186,7 +190,8 @@ def main() -> None:
     exact = Exact(entry, net, test, options.kept)
     low, high = (100 * end for end in predictor.interval)
     print(f"accuracies: exact integer networks on {len(test)} test images")
-    print(f"search: {predictor.how}, 90 % interval {low:+.2f} to {high:+.2f} points")
+    print(f"search: {predictor.how}, 90 % interval {low:+.2f} to {high:+.2f} points, less "
+          f"{100 * entry.card.activation_loss:.2f} for activations of eight bits")  # fmt: skip
     print()
     places = [float(text) for text in options.references.split(",")]
     for name in options.devices.split(","):

@@ -64,8 +64,8 @@ class ElasticOptions:
     """How much is measured."""
 
     pairs: int = 210  # drawn
-    promising: int = 150  # searched with the predictor of what was measured before
-    rounds: int = 5  # that these are searched in
+    promising: int = 240  # searched with the predictor of what was measured before
+    rounds: int = 8  # that these are searched in
     pair_images: int | None = None  # None: all
     exact_subnets: int = 5
     exact_images: int | None = None
@@ -289,7 +289,13 @@ class _Build:
                 write_atomic(kept, msgspec.json.encode(rows))
                 self.say(f"exact: {config} {kind}: {right / len(test):.2%}")
         wanted = {str(config) for config in configs}
-        return tuple(row for row in rows if row.subnet in wanted)
+        rows = [row for row in rows if row.subnet in wanted]
+        pairs = [(SubnetConfig.parse(row.subnet), BlockPlan.parse(row.plan)) for row in rows]
+        weights_only = self.evaluate("weights-only", pairs, self.calibration, test)
+        return tuple(
+            msgspec.structs.replace(row, weights_only=found.accuracy)
+            for row, found in zip(rows, weights_only, strict=True)
+        )
 
     @staticmethod
     def kinds() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     fp32_after: float  # of the fine-tuned supernet's float weights
     accuracy: float
     images: int
+    weights_only: float | None = None  # accuracy with activations in float
 
 
 class CalibrationRow(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -66,6 +68,12 @@ class ElasticCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     training: dict[str, str | int | float]
     licences: dict[str, str]
     digests: dict[str, str]  # file -> SHA-256
+
+    @property
+    def activation_loss(self) -> float:
+        """Mean accuracy (0..1) that activations of eight bits cost the rows; never negative."""
+        known = [r.weights_only - r.accuracy for r in self.rows if r.weights_only is not None]
+        return max(0.0, statistics.fmean(known)) if known else 0.0
 
 
 _KIND = Kind(

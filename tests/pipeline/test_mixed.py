@@ -22,12 +22,19 @@ from edgeopt.graph.load import parse_model
 from edgeopt.ofa import predictor as fitting
 from edgeopt.ofa.data import normalize
 from edgeopt.ofa.plan_genes import PlanDomain, Planned
-from edgeopt.ofa.plans import BlockPlan, PlanEvaluation, sample, to_precision, write_evaluations
+from edgeopt.ofa.plans import (
+    BlockPlan,
+    PlanEvaluation,
+    sample,
+    to_precision,
+    uniform,
+    write_evaluations,
+)
 from edgeopt.pipeline import mixed, planned, proof, source
 from edgeopt.pipeline.compile import CompileRequest, compile_network
 from edgeopt.pipeline.elastic import ElasticNet
 from edgeopt.pipeline.elastic_files import QUANTIZERS, load_elastic, save_elastic
-from edgeopt.zoo.elastic import CARD, SCHEMA, ElasticCard, ElasticEntry, load_folder
+from edgeopt.zoo.elastic import CARD, SCHEMA, ElasticCard, ElasticEntry, Row, load_folder
 from tests.ofa.conftest import TINY, randomized
 
 #: Shipped images have one size, and so have the subnets that are compiled.
@@ -55,8 +62,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (found / "evaluations.csv").write_bytes(write_evaluations(rows))
     (found / "space.toml").write_text(TEXT)
     names = ("space.toml", "weights.npz", QUANTIZERS, "calibration.npz", "evaluations.csv")
+    largest = SPACE.max_config()
+    counted = Row(
+        subnet=str(largest), plan=str(uniform(SPACE, 8)), kind="w8", average_bits=8.0,
+        weight_bytes=1, fp32=0.5, fp32_after=0.5, accuracy=0.45, weights_only=0.48, images=100,
+    )  # fmt: skip
     card = ElasticCard(
-        schema=SCHEMA, name="tiny_q", base="tiny", space="tiny", trained=False, rows=(),
+        schema=SCHEMA, name="tiny_q", base="tiny", space="tiny", trained=False, rows=(counted,),
         calibration_images=64, real_images=0, calibration=(), pairs=len(rows), pair_images=1000,
         training={}, licences={},
         digests={name: digest((found / name).read_bytes()) for name in names},
@@ -97,6 +109,11 @@ def test_from_budget_to_a_proven_bundle(
     assert manifest.subnet is not None
     subnet, plan = SubnetConfig.parse(manifest.subnet), BlockPlan.parse(manifest.plan)
     assert plan.head == (2, 2, 2)  # as the made-up accuracies like it
+    accuracy = manifest.figure("accuracy")
+    predictor = mixed.predictor_of(entry, lambda stage, inputs, make: (make(), False))
+    (predicted,) = predictor.predict([Planned(subnet, plan)])
+    assert accuracy is not None and "less 3.00 points" in accuracy.how
+    assert accuracy.value == pytest.approx(predicted - 0.03)
     precision = read_plan((out / "plan.json").read_text())
     assert precision == to_precision(SPACE, subnet, plan)
     bits = manifest.figure("weight_bits")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,6 +58,9 @@ def test_the_card_states_what_was_counted(quantized: Path, built: Path) -> None:
         assert row.weight_bytes == weight_bytes(space, config, plan)
         if row.kind.startswith("mixed"):
             assert set(plan.genes) <= {2, 4, 8}
+        assert row.weights_only is not None and 0 <= row.weights_only <= 1
+    lost = statistics.fmean((row.weights_only or 0) - row.accuracy for row in card.rows)
+    assert card.activation_loss == pytest.approx(max(0.0, lost))
     by_kind = {row.kind: row.weight_bytes for row in card.rows[:4]}
     assert by_kind["w8"] > by_kind["w4"] == by_kind["w3"] > by_kind["w2"]
     rows = read_evaluations(entry.evaluations, space)
