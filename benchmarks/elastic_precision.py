@@ -35,6 +35,7 @@ from edgeopt.zoo import elastic
 from edgeopt.zoo.elastic import ElasticEntry
 
 WIDTHS = (8, 4, 3, 2)
+SUBNETS = ("smallest", "middle")
 #: Points that a width may lose against fp32, mixed plans of 3 to 4 bits among them.
 GOALS = {"w8": 0.5, "w4": 1.5, "mixed 4": 1.0, "mixed 3.5": 1.0, "mixed 3": 1.0}
 
@@ -81,7 +82,7 @@ class Trial:
 def alone(trial: Trial, steps: int, names: list[str]) -> None:
     """Print the elastic run beside runs of one subnet each."""
     space = trial.base.space
-    known = {"smallest": space.min_config(), "middle": space.uniform(3, 3, 2)}
+    known = dict(zip(SUBNETS, (space.min_config(), space.uniform(3, 3, 2)), strict=True))
     configs = {name: known[name] for name in names}
     fitted = trial.scores("fitted", "", list(configs.values()))
     shared = trial.scores("elastic", "", list(configs.values()))
@@ -130,6 +131,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path)
     parser.add_argument("--own", action="store_true", help="train the elastic supernet here too")
     given = parser.parse_args()
+    names = given.subnets.split(",")
+    if unknown := sorted(set(names) - set(SUBNETS)):
+        parser.error(f"no subnet {', '.join(unknown)}; there are {', '.join(SUBNETS)}")
     data = Path(os.environ.get("EDGEOPT_DATA", "")) / "cifar10" / "cifar10_jpeg.npz"
     if not data.is_file():
         sys.exit("set EDGEOPT_DATA to a folder that holds cifar10/cifar10_jpeg.npz")
@@ -139,8 +143,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = given.work or Path(folder)
         shipped = None if given.own else elastic.load("cifar_mbv3_q")
-        alone(Trial(zoo.load("cifar_mbv3"), data, work, options, shipped), given.steps,
-              given.subnets.split(","))  # fmt: skip
+        alone(Trial(zoo.load("cifar_mbv3"), data, work, options, shipped), given.steps, names)
     card()
 
 

@@ -36,7 +36,7 @@ from edgeopt.pipeline.elastic import ElasticNet
 from edgeopt.pipeline.elastic_evaluate import count_exactly
 from edgeopt.pipeline.elastic_files import load_elastic
 from edgeopt.pipeline.local_table import model_for
-from edgeopt.pipeline.mixed import check_board, find_entry, predictor_of
+from edgeopt.pipeline.mixed import check_board, find_entry, in_integers, predictor_of
 from edgeopt.pipeline.planned import PlanCosts
 from edgeopt.pipeline.replan import replanned
 from edgeopt.zoo.elastic import ElasticEntry
@@ -86,10 +86,7 @@ def compare(
 ) -> None:
     space, profile = entry.space, devices.load(name)
     domain = PlanDomain(space, check_board(profile))
-
-    def predict(candidates: Sequence[Planned]) -> Floats:
-        return predictor.predict(candidates) - entry.card.activation_loss
-
+    predict, _ = in_integers(entry, predictor)
     price = PlanCosts(domain, profile, model_for(profile, space=space, packed=True), place=False)
 
     def best(most: int, latency_ns: float | None = None) -> Candidate[Planned]:
@@ -190,8 +187,8 @@ def main() -> None:
     exact = Exact(entry, net, test, options.kept)
     low, high = (100 * end for end in predictor.interval)
     print(f"accuracies: exact integer networks on {len(test)} test images")
-    print(f"search: {predictor.how}, 90 % interval {low:+.2f} to {high:+.2f} points, less "
-          f"{100 * entry.card.activation_loss:.2f} for activations of eight bits")  # fmt: skip
+    _, how = in_integers(entry, predictor)
+    print(f"search: {how}; 90 % interval {low:+.2f} to {high:+.2f} points")
     print()
     places = [float(text) for text in options.references.split(",")]
     for name in options.devices.split(","):

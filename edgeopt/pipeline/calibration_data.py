@@ -45,7 +45,10 @@ def calibration_inputs(data: Path, imported: Imported) -> npt.NDArray[np.float32
             (see `edgeopt.pipeline.quantize_data.load_data`).
     """
     if len(imported.inputs) != 1:
-        raise InputError("a model with several inputs cannot be calibrated yet", where=str(data))
+        raise InputError(
+            f"the model has {len(imported.inputs)} inputs; calibration feeds one", where=str(data),
+            hint="compile it in fp32, or give one that is quantized already",
+        )  # fmt: skip
     (interface,) = imported.inputs.values()
     found = load_inputs(data, interface.onnx_shape)
     while len(found) < VECTORS:

@@ -104,6 +104,25 @@ def predictor_of(entry: ElasticEntry, cached: Cached) -> PlanPredictor:
     return load_plan_predictor(files["predictor.json"], entry.space, where)
 
 
+def in_integers(
+    entry: ElasticEntry, predictor: PlanPredictor
+) -> tuple[Callable[[Sequence[Planned]], npt.NDArray[np.float64]], str]:
+    """Accuracies (0..1) as a board will compute, in integers alone, and how they are known.
+
+    The predictor's pairs were measured with activations in float; what eight bits cost is the mean
+    over the card's exact counts, and left out where the card does not have it.
+    """
+    loss = entry.card.activation_loss
+    if loss is None:
+        return predictor.predict, f"{predictor.how}, activations in float"
+    known = sum(row.weights_only is not None for row in entry.card.rows)
+    how = (
+        f"{predictor.how}, less {100 * loss:.2f} points for activations of eight bits (mean of "
+        f"{known} exact counts)"
+    )
+    return lambda candidates: predictor.predict(candidates) - loss, how
+
+
 def choose(
     request: CompileRequest, profile: DeviceProfile, cached: Cached, detail: Detail
 ) -> Chosen:
@@ -192,10 +211,7 @@ def _searched(
     domain = PlanDomain(entry.space, bits)
     costs = PlanCosts(domain, profile, latency)
 
-    loss = entry.card.activation_loss
-
-    def predict(candidates: Sequence[Planned]) -> npt.NDArray[np.float64]:
-        return predictor.predict(candidates) - loss
+    predict, how = in_integers(entry, predictor)
 
     def progress(done: int, planned: int, best: float | None) -> None:
         text = f"{done:,} of {planned:,} candidates"
@@ -215,8 +231,7 @@ def _searched(
         precision="i8",
         accuracy=AccuracyInfo(
             best.accuracy, best.accuracy + low, best.accuracy + high,
-            f"{predictor.how}, less {100 * loss:.2f} points for activations of eight bits (mean of "
-            f"{len(entry.card.rows)} exact counts)",
+            how,
         ),
         space_size=domain.size,
         points=tuple(_point(c, c.config in front) for c in costed),

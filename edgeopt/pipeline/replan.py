@@ -2,7 +2,7 @@
 
 Between subnets the predictor decides. Between plans of one subnet its outputs can be compared
 directly, without labels, on the images that ship with the supernet. An integer program over single
-choices found the best plan in three of four cases, by little (section `joint_search` of
+choices is ahead on average, by little (section `joint_search` of
 benchmarks/RESULTS.md).
 """
 

@@ -46,10 +46,13 @@ def render_elastic(card: ElasticCard) -> str:
         "|---|---|---|",
         *(_mean(card.rows, kind) for kind in dict.fromkeys(row.kind for row in card.rows)),
         "",
-        f"With activations in float the same plans have {100 * card.activation_loss:.2f} points "
-        "more on average; searches take that off what the predictor says.",
-        "",
     ]
+    if (loss := card.activation_loss) is not None:
+        lines += [
+            f"With activations in float the same plans have {100 * loss:.2f} points more on "
+            "average; searches take that off what the predictor says.",
+            "",
+        ]
     if card.calibration:
         gaps = [row.real - row.shipped for row in card.calibration]
         lines += [

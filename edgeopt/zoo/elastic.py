@@ -70,10 +70,13 @@ class ElasticCard(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     digests: dict[str, str]  # file -> SHA-256
 
     @property
-    def activation_loss(self) -> float:
-        """Mean accuracy (0..1) that activations of eight bits cost the rows; never negative."""
+    def activation_loss(self) -> float | None:
+        """Mean accuracy (0..1) that activations of eight bits cost the rows; never negative.
+
+        None where it was not measured.
+        """
         known = [r.weights_only - r.accuracy for r in self.rows if r.weights_only is not None]
-        return max(0.0, statistics.fmean(known)) if known else 0.0
+        return max(0.0, statistics.fmean(known)) if known else None
 
 
 _KIND = Kind(

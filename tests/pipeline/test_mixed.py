@@ -134,6 +134,18 @@ def test_from_budget_to_a_proven_bundle(
             assert (ours == moved.reshape(ours.shape)).all(), op.name
 
 
+def test_what_activations_cost_is_not_taken_for_zero(entry: ElasticEntry) -> None:
+    predictor = mixed.predictor_of(entry, lambda stage, inputs, make: (make(), False))
+    candidates = [Planned(SPACE.max_config(), uniform(SPACE, 4))]
+    predict, how = mixed.in_integers(entry, predictor)
+    assert predict(candidates) == pytest.approx(predictor.predict(candidates) - 0.03)
+    assert "less 3.00 points" in how and "mean of 1 exact" in how
+    unknown = replace(entry, card=msgspec.structs.replace(entry.card, rows=()))
+    predict, how = mixed.in_integers(unknown, predictor)
+    assert predict(candidates) == pytest.approx(predictor.predict(candidates))
+    assert how.endswith("activations in float")
+
+
 def test_costs_of_the_search_are_those_of_the_kernels(entry: ElasticEntry) -> None:
     profile = devices.load("rpi4")
     domain = PlanDomain(SPACE, planned.deployable_bits(profile.target))

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -61,6 +62,8 @@ def test_the_card_states_what_was_counted(quantized: Path, built: Path) -> None:
         assert row.weights_only is not None and 0 <= row.weights_only <= 1
     lost = statistics.fmean((row.weights_only or 0) - row.accuracy for row in card.rows)
     assert card.activation_loss == pytest.approx(max(0.0, lost))
+    unknown = tuple(msgspec.structs.replace(row, weights_only=None) for row in card.rows)
+    assert msgspec.structs.replace(card, rows=unknown).activation_loss is None
     by_kind = {row.kind: row.weight_bytes for row in card.rows[:4]}
     assert by_kind["w8"] > by_kind["w4"] == by_kind["w3"] > by_kind["w2"]
     rows = read_evaluations(entry.evaluations, space)
