@@ -18,7 +18,7 @@ from edgeopt.core.errors import InfeasibleError, InputError, suggest
 from edgeopt.core.estimates import Budget, Source
 from edgeopt.core.files import write_atomic
 from edgeopt.core.precision import write_plan
-from edgeopt.pipeline import bundle, figures, firmware, mixed, plans, source
+from edgeopt.pipeline import bundle, figures, firmware, mixed, overruns, plans, source
 from edgeopt.pipeline.artifact import Artifact, build_kernels, make_artifact, versions
 from edgeopt.pipeline.cache import Files, StageCache, default_cache_dir
 from edgeopt.pipeline.manifest import SCHEMA, Manifest
@@ -26,7 +26,7 @@ from edgeopt.pipeline.proof import prove, prove_firmware
 from edgeopt.pipeline.tiles import choices_of
 from edgeopt.pipeline.tuning import tuned
 
-#: Searches for one microcontroller: estimates are corrected by what came out.
+#: Searches for one network: estimates are corrected by what came out.
 ATTEMPTS = 4
 
 STAGES = ("device", "search", "network", "quantize", "lower", "kernels", "render", "verify",
@@ -102,6 +102,7 @@ class _Run:
     def __init__(self, request: CompileRequest, progress: Progress) -> None:
         self.progress = progress
         self.cache = StageCache(default_cache_dir() if request.cache else None)
+        self.misses: list[str] = []  # of earlier searches
         self._dump = request.dump_dir
         self._number = 0
         if self._dump is not None:
@@ -150,30 +151,23 @@ def compile_network(request: CompileRequest, progress: Progress = no_progress) -
     run.end("device", f"{profile.title}, {', '.join(_names(precisions))}")
 
     wanted, asked = request, request.budget
-    over: _OverBudgetError | None = None
+    over: overruns.OverBudgetError | None = None
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return _compile(wanted, asked, run, profile, board, precisions)
         except InfeasibleError as error:
             if over is None:
                 raise
-            raise firmware.refuse(over.found, profile) from error
-        except _OverBudgetError as missed:
+            raise overruns.refuse(over.found, profile) from error
+        except overruns.OverBudgetError as missed:
             over = missed
             if request.model is not None or attempt == ATTEMPTS:
-                raise firmware.refuse(over.found, profile) from missed
+                raise overruns.refuse(over.found, profile) from missed
             # Estimates stood behind the search; what came out says how far they were off.
-            wanted = replace(wanted, budget=firmware.tightened(wanted.budget, over.found, asked))
-            run.detail("verify", "; ".join(e.text for e in over.found) + ": searching again")
+            wanted = replace(wanted, budget=overruns.tightened(wanted.budget, over.found, asked))
+            run.misses.append("; ".join(excess.text for excess in over.found))
+            run.detail("search", f"{run.misses[-1]}: searching again")
     raise AssertionError
-
-
-class _OverBudgetError(Exception):
-    """A network for a microcontroller turned out to take more than it may."""
-
-    def __init__(self, found: tuple[firmware.Excess, ...]) -> None:
-        super().__init__(found)
-        self.found = found
 
 
 def _compile(
@@ -222,6 +216,8 @@ def _compile(
     kind = "object code" if board is None else "C"
     run.end("kernels", f"{len(kernels):,} bytes of {kind}", cached=cached)
     run.dump({artifact.kernel_file: kernels})
+    if board is None:
+        overruns.check(figures.static(artifact, kernels), asked)
 
     run.start("render")
     vectors = source.test_vectors(final, network, run.cached)
@@ -244,14 +240,17 @@ def _compile(
         proof, cached = prove_firmware(
             request.name, board, network, final, artifact, files, vectors, own, run.cached
         )
-        if over := firmware.excesses(proof.figures, asked):
-            raise _OverBudgetError(over)
+        overruns.check(proof.figures, asked)
     run.end("verify", proof.summary, cached=cached)
 
     run.start("bundle")
     model = figures.model_for(profile, strict=request.strict, any_table=request.any_table)
     known = Source.MEASURED if board is None else Source.SIMULATED
     rows = figures.kernel_table(model, artifact, proof.kernel_ns, known)
+    found = (
+        *figures.collect(model, chosen, artifact, kernels, proof),
+        *figures.weight_bits(final.imported.network),
+    )
     manifest = Manifest(
         schema=SCHEMA,
         edgeopt=__version__,
@@ -268,10 +267,7 @@ def _compile(
         seed=request.seed,
         budget=_budget(asked),
         search=chosen.statistics,
-        figures=(
-            *figures.collect(model, chosen, artifact, kernels, proof),
-            *figures.weight_bits(final.imported.network),
-        ),
+        figures=found,
         inputs=bundle.interface(artifact, inputs=True),
         outputs=bundle.interface(artifact, inputs=False),
         kernels=rows,
@@ -284,6 +280,8 @@ def _compile(
             *figures.fallback_notes(artifact, rows),
             *figures.widened_notes(final.imported.network, artifact),
             *_notes(artifact, request),
+            *overruns.notes(found, asked),
+            *(f"searched again: the network found first took {miss}" for miss in run.misses),
         ),
         files={},
         threads=artifact.threads,

@@ -28,7 +28,6 @@ from edgeopt.core.estimates import Budget, Source
 from edgeopt.core.files import digest
 from edgeopt.core.kernels import Buffer, OpKey
 from edgeopt.core.network import DTYPE_BYTES
-from edgeopt.core.units import show_duration, show_size
 from edgeopt.pipeline.cache import Files
 from edgeopt.pipeline.manifest import Check, Figure, Manifest
 
@@ -200,52 +199,6 @@ def _shape(shape: Sequence[int]) -> str:
 
 def _rounded_up(size_bytes: int) -> str:
     return f"{-(-size_bytes // 1000)}KB"
-
-
-@dataclass(frozen=True, slots=True)
-class Excess:
-    """A figure that came out above its budget."""
-
-    name: str  # of the budget's field
-    wanted: float
-    found: float
-
-    @property
-    def text(self) -> str:
-        """In words."""
-        show = show_duration if self.name == "latency_ns" else show_size
-        noun = {"latency_ns": "latency", "ram_bytes": "RAM", "flash_bytes": "flash"}[self.name]
-        return f"{noun} {show(self.found)} where at most {show(self.wanted)} was asked for"
-
-
-def excesses(figures: Sequence[Figure], budget: Budget) -> tuple[Excess, ...]:
-    """Which figures of a compiled network miss the budget."""
-    values = {figure.name: figure.value for figure in figures}
-    wanted = {name: getattr(budget, name) for name in ("latency_ns", "ram_bytes", "flash_bytes")}
-    return tuple(
-        Excess(name, limit, values[name])
-        for name, limit in wanted.items()
-        if limit is not None and name in values and values[name] > limit
-    )
-
-
-def tightened(budget: Budget, found: Sequence[Excess], target: Budget) -> Budget:
-    """A budget to search with so that what comes out meets ``target``."""
-    changes = {}
-    for excess in found:
-        goal = getattr(target, excess.name)
-        now = getattr(budget, excess.name)
-        changes[excess.name] = max(1, int(now * 0.98 * goal / excess.found))
-    return replace(budget, **changes)
-
-
-def refuse(found: Sequence[Excess], profile: DeviceProfile) -> InfeasibleError:
-    """The error of a network that is over its budget."""
-    return InfeasibleError(
-        "; ".join(excess.text for excess in found), where=f"device {profile.name}",
-        hint="allow more, or compile a smaller network; what was found is exact but for the "
-        "latency, which is simulated",
-    )  # fmt: skip
 
 
 # What it does and takes -----------------------------------------------------------------------

@@ -195,9 +195,8 @@ def _check_alone(sensitivity: Table, limit: Limit) -> None:
     least = limit.spent(cheapest)
     widths = sorted({bits for row in sensitivity.values() for bits in row})
     if least > limit.most:
-        article = "an" if limit.name.startswith("average") else "a"
         raise InfeasibleError(
-            f"no plan has {article} {limit.name} of {limit.show(limit.most)}: the least is "
+            f"no plan meets {limit.name} of at most {limit.show(limit.most)}: the least is "
             f"{limit.show(least)}",
             where="plan",
             hint=f"allow {limit.show(least)}, or widths below {widths[0]}",

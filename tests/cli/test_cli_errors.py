@@ -87,6 +87,17 @@ def test_an_accuracy_floor_for_a_given_network(cli: Cli, tiny_model: Path, tmp_p
     failed(outcome, 2, "--accuracy", "is not known")
 
 
+@pytest.mark.parametrize(
+    ("option", "message"), [("--flash", "flash "), ("--ram", "RAM ")], ids=["flash", "ram"]
+)
+def test_a_given_network_over_its_budget(
+    cli: Cli, tiny_model: Path, tmp_path: Path, option: str, message: str
+) -> None:
+    outcome = cli("compile", tiny_model, "-d", "rpi4", option, "1KB", "-o", tmp_path / "b", "-q")
+    failed(outcome, 3, message, "where at most 1,000 bytes was asked for", "rpi4", "allow more")
+    assert not (tmp_path / "b").exists()
+
+
 def test_quantizing_needs_data(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
     outcome = cli("compile", tiny_model, "-d", "rpi4", "--precision", "int8",
                   "-o", tmp_path / "b", "-q")  # fmt: skip
