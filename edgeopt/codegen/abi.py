@@ -27,6 +27,9 @@ from edgeopt.core.kernels import OpKey
 #: An `ordered_pixels` of kernels that may overwrite their input in place, but not run into it.
 SAME_PLACE = -1
 
+#: Attribute of PrimFuncs whose loops are not to be unrolled.
+ROLLED = "edgeopt.rolled"
+
 ArgKind = Literal["input", "residual", "const", "output", "scratch", "part"]
 
 

@@ -7,16 +7,20 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgeopt.codegen import schedules
-from edgeopt.codegen.abi import symbol_of
+from edgeopt.codegen import elf, schedules
+from edgeopt.codegen.abi import ROLLED, symbol_of
 from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.errors import InputError
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.target import TargetSpec
 
+#: LLVM unrolls loops of constant length up to so many instructions. It has no switch of its own
+#: for that in TVM; what -O3 calls aggressive is the one number that is read.
+_ROLLED = ("-unroll-threshold-aggressive:uint=60",)
 
-def tvm_target(target: TargetSpec) -> Any:
-    """The TVM target of a processor."""
+
+def tvm_target(target: TargetSpec, *, rolled: bool = False) -> Any:
+    """The TVM target of a processor; ``rolled`` leaves loops as they are."""
     import tvm
 
     return tvm.target.Target(
@@ -25,6 +29,7 @@ def tvm_target(target: TargetSpec) -> Any:
             "mtriple": target.triple,
             "mcpu": target.mcpu,
             "mattr": [f"+{feature}" for feature in sorted(target.features)],
+            **({"cl-opt": list(_ROLLED)} if rolled else {}),
         }
     )
 
@@ -67,16 +72,29 @@ def compile_kernels(
 
 
 def _emit(primfuncs: Mapping[str, Any], target: TargetSpec, form: str) -> bytes:
+    """One object (or assembly) of all; those whose loops stay loops are compiled apart."""
+    alike: dict[bool, dict[str, Any]] = {}
+    for symbol in sorted(primfuncs):
+        alike.setdefault(ROLLED in primfuncs[symbol].attrs, {})[symbol] = primfuncs[symbol]
+    made = [_compile(some, target, form, rolled=rolled) for rolled, some in alike.items()]
+    if len(made) == 1:
+        return made[0]
+    if form == "s":
+        return b"\n".join(made)
+    names = [{symbol: symbol for symbol in some} for some in alike.values()]
+    return elf.join(list(zip(made, names, strict=True)))
+
+
+def _compile(primfuncs: Mapping[str, Any], target: TargetSpec, form: str, *, rolled: bool) -> bytes:
     import tvm
     from tvm import tirx
 
-    built_for = tvm_target(target)
-    functions = {}
-    for symbol in sorted(primfuncs):
-        primfunc = primfuncs[symbol].with_attr("global_symbol", symbol)
-        functions[symbol] = primfunc.with_attr("target", built_for)
-    module = tvm.IRModule(functions)
-    module = tirx.transform.LowerIntrin()(module)
+    built_for = tvm_target(target, rolled=rolled)
+    functions = {
+        symbol: primfunc.with_attr("global_symbol", symbol).with_attr("target", built_for)
+        for symbol, primfunc in primfuncs.items()
+    }
+    module = tirx.transform.LowerIntrin()(tvm.IRModule(functions))
     library = tvm.get_global_func("target.build.llvm")(module, built_for)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"kernels.{form}"

@@ -21,28 +21,58 @@ from edgeopt.core.kernels import Kernel, KernelGraph, MemoryPlan, OpKey
 from edgeopt.core.network import Network
 from edgeopt.core.target import TargetSpec
 
-#: Mean bytes of code of a compiled kernel by class, (f32, i8): 192 kernels of MobileNetV3 subnets,
-#: half for x86-64-v3, half for Cortex-A72, times 0.8: kernels in one object share read-only data,
-#: and eight whole subnets came to 0.57 to 0.90 of their kernels alone. A class ending in 1 has one
-#: pixel.
-CODE_BYTES: Mapping[str, tuple[int, int]] = MappingProxyType(
-    {
-        "pointwise": (1500, 2700),
-        "pointwise1": (1100, 1650),
-        "linear": (1500, 2700),
-        "linear1": (610, 1650),
-        "conv2d": (7400, 4100),
-        "depthwise3": (2300, 2650),
-        "depthwise5": (1450, 2650),
-        "depthwise7": (1100, 2950),
-        "irb": (5300, 8050),  # the sum of its parts
-        "global_avgpool": (920, 1200),
-        "scale": (660, 920),
-        "add": (560, 720),
-        "mul": (560, 720),
-        "quantize": (570, 570),
-        "dequantize": (460, 460),
-    }
+_X86_64: Mapping[str, tuple[int, int]] = {
+    "pointwise": (1000, 1650),
+    "pointwise.w4": (0, 1500),
+    "pointwise.w2": (0, 1700),
+    "pointwise1": (770, 1400),
+    "pointwise1.w4": (0, 1400),
+    "pointwise1.w2": (0, 1450),
+    "linear": (1000, 1650),
+    "linear1": (600, 800),
+    "linear1.w4": (0, 600),
+    "linear1.w2": (0, 600),
+    "conv2d": (2900, 2450),
+    "depthwise3": (2400, 2950),
+    "depthwise5": (2150, 3500),
+    "depthwise7": (1550, 6350),
+    "irb": (4400, 6250),  # the sum of its parts
+    "global_avgpool": (900, 800),
+    "scale": (850, 950),
+    "add": (400, 700),
+    "mul": (400, 700),
+    "quantize": (450, 450),
+    "dequantize": (380, 380),
+}
+_AARCH64: Mapping[str, tuple[int, int]] = {
+    "pointwise": (1400, 2200),
+    "pointwise.w4": (0, 1800),
+    "pointwise.w2": (0, 1750),
+    "pointwise1": (900, 1800),
+    "pointwise1.w4": (0, 1300),
+    "pointwise1.w2": (0, 1350),
+    "linear": (1400, 2200),
+    "linear1": (440, 1400),
+    "linear1.w4": (0, 780),
+    "linear1.w2": (0, 780),
+    "conv2d": (2550, 1900),
+    "depthwise3": (1650, 2800),
+    "depthwise5": (2550, 3450),
+    "depthwise7": (1050, 3350),
+    "irb": (4450, 7200),  # the sum of its parts
+    "global_avgpool": (750, 700),
+    "scale": (650, 700),
+    "add": (380, 650),
+    "mul": (380, 650),
+    "quantize": (430, 430),
+    "dequantize": (450, 450),
+}
+#: Mean bytes of code of a compiled kernel by processor and class, (f32, i8): what
+#: benchmarks/code_sizes.py prints for subnets, and for classes that they have one or none of, the
+#: mean over the shapes of benchmarks/kernel_shapes.py as well, times the share of it that kernels
+#: have in one object. A class ending in 1 has one pixel, one ending in w4 packed weights.
+CODE_BYTES: Mapping[str, Mapping[str, tuple[int, int]]] = MappingProxyType(
+    {"x86_64": MappingProxyType(_X86_64), "aarch64": MappingProxyType(_AARCH64)}
 )
 #: A kernel of a class that was not measured, and one that TVM legalizes itself.
 OTHER_CODE_BYTES, FALLBACK_CODE_BYTES = 1500, 4000
@@ -96,10 +126,12 @@ def _kernel_cost(key: OpKey, target: TargetSpec, choice: Choice) -> _KernelCost:
         # The fallback packs nothing: weights as they are, and a bias.
         stored = key.weight_bytes
         bias = 4 * key.out_shape[-1] if stored else 0
-        return _KernelCost(0, stored + bias, code_bytes(key, fallback=True))
+        return _KernelCost(0, stored + bias, code_bytes(key, target, fallback=True))
     function = template.function(key, target)
     packed = template.packed_bytes(key, target)
-    return _KernelCost(function.scratch_bytes, packed, code_bytes(key), function.ordered_pixels)
+    return _KernelCost(
+        function.scratch_bytes, packed, code_bytes(key, target), function.ordered_pixels
+    )
 
 
 def _costs(
@@ -121,19 +153,24 @@ def packed_bytes(keys: Iterable[OpKey], target: TargetSpec) -> list[int]:
     return [cost.weight_bytes for cost in _costs(keys, target)]
 
 
-def code_bytes(key: OpKey, *, fallback: bool = False) -> int:
-    """Estimated bytes of a kernel's code (see `CODE_BYTES`)."""
-    if fallback or key.op == "fallback":
-        return FALLBACK_CODE_BYTES
+def code_class(key: OpKey) -> str:
+    """The class of kernels that a kernel's code is estimated by."""
     name = key.op
     if name == "depthwise":
         name += str(max(key.kernel))
     elif name in ("pointwise", "linear") and set(key.out_shape[:-1]) <= {1}:
         name += "1"
-    pair = CODE_BYTES.get(name)
-    if pair is None:
-        return OTHER_CODE_BYTES
-    return pair[key.precision == "i8"]
+    return f"{name}.w{key.weight_bits}" if key.weight_bits else name
+
+
+def code_bytes(key: OpKey, target: TargetSpec, *, fallback: bool = False) -> int:
+    """Estimated bytes of a kernel's code (see `CODE_BYTES`)."""
+    if fallback or key.op == "fallback":
+        return FALLBACK_CODE_BYTES
+    table = CODE_BYTES.get(target.arch, _X86_64)
+    name = code_class(key)
+    pair = table.get(name) or table.get(name.partition(".")[0])
+    return OTHER_CODE_BYTES if pair is None else pair[key.precision == "i8"]
 
 
 def scratch_bytes(graph: KernelGraph, target: TargetSpec) -> dict[str, int]:

@@ -143,7 +143,7 @@ class _Tables:
             found = [known[packed[key, bits]] for key in parts.get(name, ())]
             return sum(v for v, _ in found), sum(b for _, b in found)
 
-        self._code = np.array([cost.code_bytes(key) for key in every], np.float64)
+        self._code = np.array([cost.code_bytes(key, target) for key in every], np.float64)
         if costs.profile.kind == "firmware":  # where it is one number for all
             self._code[:] = 0.0
         number = {key: index for index, key in enumerate(every)}

@@ -12,6 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeopt.codegen import build, schedules
+from edgeopt.codegen.abi import ROLLED
+from edgeopt.codegen.objects import object_size
+from edgeopt.codegen.schedules import depthwise_pairs
+from edgeopt.codegen.schedules.depthwise_plan import plan_of
+from edgeopt.codegen.schedules.isa import known_isa
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.target import TargetSpec
 
@@ -133,6 +138,36 @@ def test_kernels_of_layers_larger_than_the_caches(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keys", [CONVS, OTHERS], ids=["conv", "other"])
 def test_int8_kernels_are_bit_exact(keys: tuple[OpKey, ...], tmp_path: Path) -> None:
     parity([as_int8(key) for key in keys], tmp_path)
+
+
+def test_tiles_of_a_row_share_their_code_and_read_padding_where_they_end(tmp_path: Path) -> None:
+    """Rows of many equal tiles, or of two with many taps; pads that differ, and strides."""
+    keys = [
+        conv("depthwise", 24, 21, 21, 3, groups=21),
+        conv("depthwise", 16, 16, 16, 5, groups=16),
+        conv("depthwise", 32, 5, 5, 5, groups=5, stride=2),
+        OpKey("depthwise", (3, 32, 24), (2, 32, 24), kernel=(4, 5), pads=(1, 1, 1, 3), groups=24),
+        OpKey("depthwise", (5, 32, 9), (5, 32, 9), kernel=(3, 3), dilations=(2, 2),
+              pads=(2, 2, 2, 2), groups=9),
+        OpKey("depthwise", (4, 32, 16), (4, 28, 16), kernel=(3, 5), pads=(1, 0, 1, 0), groups=16),
+    ]  # fmt: skip
+    isa = known_isa(harness.HOST)
+    for key in map(as_int8, keys):
+        (tiles,) = depthwise_pairs.tiles_of(key, plan_of(key, isa))
+        assert tiles.times > 1, key
+    uneven = OpKey("depthwise", (4, 9, 8), (4, 12, 8), kernel=(3, 6), pads=(1, 4, 1, 4), groups=8)
+    parity([as_int8(key) for key in (*keys, uneven)], tmp_path)
+
+
+def test_kernels_that_stay_loops_are_smaller_among_others_too(tmp_path: Path) -> None:
+    rolled, other = as_int8(CONVS[3]), CONVS[-1]
+    alone = object_size(build.compile_kernels([rolled], harness.HOST)).code_bytes
+    function = schedules.select(rolled, harness.HOST).primfunc(rolled, harness.HOST)
+    unrolled = build.compile_object({"k": function.without_attr(ROLLED)}, harness.HOST)
+    assert alone < object_size(unrolled).code_bytes
+    both = object_size(build.compile_kernels([rolled, other], harness.HOST)).code_bytes
+    apart = object_size(build.compile_kernels([other], harness.HOST)).code_bytes
+    assert both <= alone + apart
 
 
 @pytest.mark.parametrize("vnni", [True, False], ids=["vnni", "bw"])

@@ -57,7 +57,7 @@ class Depthwise(BaseTemplate):
         if not plan.slots:
             weights = Const("weights", "i8", plan.channels * taps)
             return (weights, *requantization(key, plan.channels, 1))
-        weights = Const("weights", "i16", plan.channels * plan.slots * 2)
+        weights = Const("weights", "i8", plan.channels * plan.slots * 2)
         return (weights, *requantization(key, plan.channels))
 
     def scratch_bytes(self, key: OpKey, target: TargetSpec) -> int:
@@ -93,7 +93,7 @@ class Depthwise(BaseTemplate):
         qparams = np.ascontiguousarray(constants["qparams"], np.int32)
         ordered: Array
         if pairs_taps(isa):
-            ordered = _in_pairs(by_vector, channels % plan.lanes).astype(np.int16)
+            ordered = _in_pairs(by_vector, channels % plan.lanes)
         else:
             ordered = by_vector.reshape(plan.blocks, plan.lanes, -1).swapaxes(1, 2)
             qparams = np.append(qparams, np.int32(overflows(ordered)))

@@ -12,7 +12,8 @@ more than one vector, is taken in order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from edgeopt.codegen.abi import KernelFunction
@@ -35,9 +36,47 @@ from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.mathfn import Requantizer
 from edgeopt.codegen.schedules.stage import fill_run
 from edgeopt.codegen.schedules.template import elements, is_table
+from edgeopt.core.kernels import OpKey
 
-#: A row of the input: the buffer to read, and the index of its first element.
-Row = tuple[Buffer, Expr]
+#: A row of the input as a tile meets it: for a column of the tile the buffer to read and the index
+#: of the column's first element, or None for padding.
+Row = Callable[[int], tuple[Buffer, Expr] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Tiles:
+    """Tiles along a row that share their code: ``times`` of them from output column ``low``."""
+
+    low: int
+    times: int
+    pixels: int
+
+    def outside(self, key: OpKey) -> list[set[int]]:
+        """The tiles in which an input column lies outside the map, for each column of a tile."""
+        step = self.pixels * key.strides[1]
+        low = self.low * key.strides[1] - key.pads[1]
+        width = (self.pixels - 1) * key.strides[1] + (key.kernel[1] - 1) * key.dilations[1] + 1
+        return [
+            {n for n in range(self.times) if not 0 <= low + n * step + column < key.in_shape[1]}
+            for column in range(width)
+        ]
+
+
+def tiles_of(key: OpKey, plan: Plan) -> list[Tiles]:
+    """One loop over all tiles of a row where they are equal and a row of padding is at hand.
+
+    The first and the last tile then read columns outside the map from there, which is decided as
+    the kernel runs: half the code or less. Two tiles of few taps are left apart, which would get
+    a tenth slower; where there are more of either it makes no difference.
+    """
+    apart = [Tiles(*run) for run in column_runs(key, plan)]
+    count, rest = divmod(key.out_shape[1], plan.pixels)
+    if len(apart) < (2 if key.kernel[1] > 3 else 3) or rest or not plan.pad_bytes:
+        return apart
+    together = Tiles(0, count, plan.pixels)
+    outside = together.outside(key)
+    fits = len(outside) <= key.in_shape[1]
+    return [together] if fits and all(o in ({0}, {count - 1}, set()) for o in outside) else apart
 
 
 def emit(function: KernelFunction, plan: Plan, isa: Isa, sizes: Mapping[str, int]) -> Any:
@@ -63,6 +102,7 @@ class _Emitter:
         if plan.pad_bytes:
             self.outside = b.scratch_view("i8", 0, plan.pad_bytes)
             fill_run(b, self.outside, 0, self.line, self.pad)
+        self.tiles = tiles_of(key, plan)
         axis = axis_of(key, plan, isa, function.parts) if function.parts > 1 else "rows"
         self.runs = block_runs(key, plan)
         count = sum(times for _, times, _, _ in self.runs)
@@ -76,22 +116,20 @@ class _Emitter:
             unit = 0
             for start, times, _, valid in self.runs:
                 with self.block_units.loop(times, "c", start=unit) as step:
-                    for low, runs, pixels in column_runs(key, self.plan):
-                        with b.loop(runs, "ow") as run:
-                            col = low + run * pixels
-                            self.tile(row, at, low, col, pixels, start + step, valid)
+                    for tiles in self.tiles:
+                        with b.loop(tiles.times, "ow") as run:
+                            self.tile(tiles, row, at, run, start + step, valid)
                 unit += times
             if is_table(key.activation):
                 out = key.out_shape[1] * key.out_shape[2]
                 table.apply(b, self.isa, b["y"], b["y"], row * out, out)
         return b.finish()
 
-    def tile(
-        self, row: Expr, at: Expr, low: int, col: Expr, pixels: int, block: Expr, valid: int
-    ) -> None:
-        """Neighbouring pixels of an output row, one block of channels; ``low`` is the first."""
+    def tile(self, tiles: Tiles, row: Expr, at: Expr, run: Expr, block: Expr, valid: int) -> None:
+        """Neighbouring pixels of an output row, one block of channels."""
         b, key, lanes = self.b, self.key, self.plan.lanes
         channels, (down, _) = key.in_shape[2], key.dilations
+        pixels = tiles.pixels
         self.vectors = 2 if valid > lanes // 2 else 1
         pairs, odd = divmod(key.kernel[0], 2)
         slot = 2 * lanes  # weights of one pair of taps
@@ -100,19 +138,23 @@ class _Emitter:
         for m in range(pixels):
             for v in range(self.vectors):
                 acc[m * self.vectors + v] = bias[v]
+        col = tiles.low + run * pixels
         x_col = (col * key.strides[1] - key.pads[1]) * channels + block * lanes
         x_col = b.bind(x_col, "x_col")
         w_at = b.bind(block * (self.plan.slots * slot), "w_at")
-        first = low * key.strides[1] - key.pads[1]
+
+        def row_of(index: Expr) -> Row:
+            return self.row(index, tiles, run, x_col)
+
         if pairs:
             with b.loop(pairs, "pair") as pair:
-                rows = [self.row(at + (2 * pair + r) * down, f"row{r}") for r in range(2)]
+                rows = [row_of(at + (2 * pair + r) * down) for r in range(2)]
                 w_row = w_at + pair * (key.kernel[1] * slot)
-                self.two_rows(acc, rows, x_col, first, w_row, pixels, valid)
+                self.two_rows(acc, rows, w_row, pixels, valid)
         if odd:
-            last = self.row(at + 2 * pairs * down, "row")
+            last = row_of(at + 2 * pairs * down)
             w_row = w_at + pairs * key.kernel[1] * slot
-            self.one_row(acc, last, x_col, first, w_row, pixels, valid)
+            self.one_row(acc, last, w_row, pixels, valid)
         place = (row * key.out_shape[1] + col) * channels + block * lanes
         self.store(acc, place, self.halves("multiplier", block), pixels, valid)
 
@@ -146,19 +188,37 @@ class _Emitter:
         parts = self.order[: lanes // 2], self.order[lanes // 2 :]
         return [b.bind(shuffle([whole], channels)) for channels in parts]
 
-    def row(self, index: Expr, name: str) -> Row:
-        """An input row, or the row of padding."""
-        b = self.b
-        if self.outside is None:
-            return b["x0"], b.bind(index * self.line, name)
-        index = b.bind(index, "at")
-        inside = tirx.And(index >= 0, index < self.key.in_shape[0])
-        return b.either(inside, b["x0"], index * self.line, self.outside, self.line, name), 0
+    def row(self, index: Expr, tiles: Tiles, run: Expr, x_col: Expr) -> Row:
+        """An input row, or the row of padding, whose columns outside the map are padding."""
+        b, key = self.b, self.key
+        channels = key.in_shape[2]
+        buffer, start = b["x0"], b.bind(index * self.line, "row")
+        if self.outside is not None:
+            index = b.bind(index, "at")
+            inside = tirx.And(index >= 0, index < key.in_shape[0])
+            buffer = b.either(inside, b["x0"], start, self.outside, self.line, "row")
+            start = 0
+        outside = tiles.outside(key)
+        everywhere = set(range(tiles.times))
+        edges: dict[int, Buffer] = {}  # by tile: the row, or padding in that tile
+        for end in sorted({min(o) for o in outside if o and o != everywhere}):
+            elsewhere = run > 0 if end == 0 else run < tiles.times - 1
+            edges[end] = b.either(
+                elsewhere, buffer, start + x_col, self.outside, len(outside) * channels, "edge"
+            )
+
+        def spot(column: int) -> tuple[Buffer, Expr] | None:
+            if not outside[column]:
+                return buffer, start + x_col + column * channels
+            if outside[column] == everywhere:
+                return None
+            return edges[min(outside[column])], column * channels
+
+        return spot
 
     def two_rows(
-        self, acc: Registers, rows: list[Row], x_col: Expr, first: int, w_at: Expr,
-        pixels: int, valid: int,
-    ) -> None:  # fmt: skip
+        self, acc: Registers, rows: list[Row], w_at: Expr, pixels: int, valid: int
+    ) -> None:
         """Two rows of the kernel: every input column meets its taps."""
         key = self.key
         weights = [self.weights(w_at, kw) for kw in range(key.kernel[1])]
@@ -168,13 +228,10 @@ class _Emitter:
                 column = m * key.strides[1] + kw * key.dilations[1]
                 meets.setdefault(column, []).append((m, kw))
         for column in sorted(meets):
-            upper, lower = (self.pixel(row, x_col, first, column, valid) for row in rows)
+            upper, lower = (self.pixel(row, column, valid) for row in rows)
             self.add(acc, self.pair(upper, lower), weights, meets[column])
 
-    def one_row(
-        self, acc: Registers, row: Row, x_col: Expr, first: int, w_at: Expr,
-        pixels: int, valid: int,
-    ) -> None:  # fmt: skip
+    def one_row(self, acc: Registers, row: Row, w_at: Expr, pixels: int, valid: int) -> None:
         """One row of the kernel, two of its columns at a time; after an odd last one comes none."""
         key = self.key
         taps, apart = key.kernel[1], key.dilations[1]
@@ -191,7 +248,7 @@ class _Emitter:
         for column in sorted(meets):
             for c in (column, column + apart) if column in partners else (column,):
                 if c not in loaded:
-                    loaded[c] = self.pixel(row, x_col, first, c, valid)
+                    loaded[c] = self.pixel(row, c, valid)
             left = loaded[column]
             pair = self.pair(left, loaded[column + apart] if column in partners else left)
             self.add(acc, pair, weights, meets[column])
@@ -207,21 +264,23 @@ class _Emitter:
                 acc[index] = acc[index] + self.madd(x[v], weights[tap][v])
 
     def weights(self, at: Expr, slot: int) -> list[Expr]:
-        """The pairs of weights of a tap."""
+        """The pairs of weights of a tap, widened."""
         b, width = self.b, self.plan.lanes
         start = at + slot * (2 * width)
-        return [b.bind(b.load(b["weights"], start + v * width, width)) for v in range(self.vectors)]
+        return [
+            b.bind(cast(b.load(b["weights"], start + v * width, width), "int16"))
+            for v in range(self.vectors)
+        ]
 
-    def pixel(self, row: Row, x_col: Expr, first: int, column: int, valid: int) -> Expr:
+    def pixel(self, row: Row, column: int, valid: int) -> Expr:
         """The channels of a tile's input column, or padding."""
         b = self.b
         lanes = self.plan.lanes * self.vectors // 2
         kind = "int16" if self.vectors == 2 else "int8"
-        if not 0 <= first + column < self.key.in_shape[1]:
+        spot = row(column)
+        if spot is None:
             return bcast(cast(self.pad, kind), lanes)
-        buffer, start = row
-        at = start + x_col + column * self.key.in_shape[2]
-        return b.bind(cast(b.load_some(buffer, at, valid, lanes), kind))
+        return b.bind(cast(b.load_some(*spot, valid, lanes), kind))
 
     def pair(self, first: Expr, second: Expr) -> list[Expr]:
         """Two columns as vectors of int16 pairs."""

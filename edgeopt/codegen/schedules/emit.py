@@ -14,7 +14,7 @@ from typing import Any
 from tvm import tirx as tirx  # re-exported: the templates write expressions with it
 from tvm.ir import PointerType, PrimType
 
-from edgeopt.codegen.abi import KernelFunction
+from edgeopt.codegen.abi import ROLLED, KernelFunction
 
 #: TVM expressions and buffers carry no Python types.
 Expr = Any
@@ -129,6 +129,7 @@ class Builder:
         self._buffers: dict[str, Buffer] = {}
         self._count = 0
         self._part: Expr = None
+        self._rolled = False
         for arg in function.args:
             name = NAMES[arg.dtype]
             if arg.kind == "part":
@@ -280,12 +281,17 @@ class Builder:
         """
         return Units(self, count, divided=divided)
 
+    def keep_loops(self) -> None:
+        """Have loops of constant length compiled as loops: this kernel gains nothing unrolled."""
+        self._rolled = True
+
     def finish(self) -> Any:
         """The PrimFunc; it returns 0."""
         self.emit(tirx.Return(tirx.const(0, "int32")))
         body = _sequence(self._stack[0])
         primfunc = tirx.PrimFunc(self._params, body, ret_type=PrimType("int32"))
-        return primfunc.with_attr("global_symbol", self.function.symbol)
+        primfunc = primfunc.with_attr("global_symbol", self.function.symbol)
+        return primfunc.with_attr(ROLLED, 1) if self._rolled else primfunc
 
 
 class Units:

@@ -40,6 +40,8 @@ def emit(function: KernelFunction, plan: Plan, isa: Isa, sizes: Mapping[str, int
     shapes = {"x0": elements(key.in_shape), "y": elements(key.out_shape)}
     b = Builder(function, {**sizes, **shapes, "residual": shapes["y"]})
     product(b, key, plan, isa)
+    if key.dtype == "i8":
+        b.keep_loops()
     return b.finish()
 
 

@@ -46,6 +46,8 @@ class _Emitter:
         b, key = self.b, self.key
         height, width, _ = key.in_shape
         if key.op in WHOLE:
+            if self.integer:
+                b.keep_loops()
             self.pool(0, 0, 0, 1, height * width, height * width)
             return b.finish()
         out_w = key.out_shape[1]
