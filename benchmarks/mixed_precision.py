@@ -107,7 +107,7 @@ def within(most: int, search: Callable[[int], Found], flash: Flash) -> Found:
         took, _ = flash(found.config)
         if took <= most:
             return found
-        wanted = int(wanted * 0.99 * most / took)
+        wanted = int(wanted * 0.995 * most / took)  # as `compile` does
 
 
 def shown(space: SearchSpace, found: Found, flash: Flash, accuracy: float) -> str:
