@@ -98,6 +98,7 @@ def userland(cache: Path) -> Path:
     if (root / "complete").exists():
         return root
     shutil.rmtree(root, ignore_errors=True)
+    root.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as work:
         apt, debs = Path(work) / "apt", Path(work) / "debs"
         for folder in (apt / "state/lists/partial", apt / "cache/archives/partial", debs):

@@ -26,6 +26,7 @@ import torch
 from edgeopt import devices
 from edgeopt.codegen import cost
 from edgeopt.codegen.objects import object_size
+from edgeopt.core.errors import InfeasibleError
 from edgeopt.core.estimates import Budget
 from edgeopt.core.files import write_atomic
 from edgeopt.core.space import SearchSpace
@@ -171,7 +172,11 @@ def compare(
         int8_bytes, _ = flash(reference.config)
         equal = []
         for share in SHARES:
-            found = within(int(share * int8_bytes), best, flash)
+            try:
+                found = within(int(share * int8_bytes), best, flash)
+            except InfeasibleError:
+                print(f"  {share:.2f}x  nothing is that small", flush=True)
+                continue
             accuracy = exact(found.config)
             ratio = flash(found.config)[0] / int8_bytes
             slower = found.costs.latency.value / reference.costs.latency.value
