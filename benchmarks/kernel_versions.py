@@ -1,0 +1,174 @@
+"""The same kernels as two checkouts compile them, in turns: time, code and packed constants.
+
+    python benchmarks/kernel_versions.py --before ../edgeopt-before [--precision i8]
+                                         [--only pointwise] [--turns 21]
+
+``before`` is another checkout (`git worktree add --detach ../edgeopt-before COMMIT`).
+Each builds every kernel of `kernel_shapes` from the same inputs and constants in a process of its
+own; both are then called in turns in this one. ``x`` is the median of the turns' ratios, now by
+before; outputs that are not equal end the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+import kernel_shapes
+import numpy as np
+import one_layer
+from machine import Machine
+
+from edgeopt.core.kernels import OpKey
+from edgeopt.core.network import Array
+
+_HERE = Path(__file__).resolve()
+_DTYPES = {"f32": np.float32, "i8": np.int8}
+_SHORTEST_SAMPLE_NS = 20_000
+
+
+def build(folder: Path, keys: list[OpKey]) -> None:
+    """In a process of its own: shared objects and buffers of the edgeopt that is imported there."""
+    from edgeopt.codegen import build, schedules
+    from edgeopt.codegen.objects import object_size
+    from edgeopt.devices import local
+
+    target = local.probe().target
+    found: list[tuple[str, int, int] | None] = []
+    for index, key in enumerate(keys):
+        template = schedules.select(key, target)
+        if template is None:
+            found.append(None)
+            continue
+        function = template.function(key, target)
+        rng = np.random.default_rng(1)
+        packed = template.pack(key, target, one_layer.constants(key, rng))
+        shapes = one_layer.input_shapes(key)
+        buffers: dict[str, Array] = {}
+        for place, arg in enumerate(function.args):
+            if arg.kind in ("input", "residual"):
+                array = one_layer.values(shapes.pop(0), key.dtype, rng)
+            elif arg.kind == "const":
+                array = packed[arg.name]
+            elif arg.kind == "output":
+                array = np.zeros(key.out_shape, _DTYPES[key.out_dtype])
+            else:
+                array = np.zeros(function.scratch_bytes, np.uint8)
+            buffers[f"{place:02d} {arg.kind}"] = array
+        data = build.compile_kernels([key], target)
+        (folder / "kernel.o").write_bytes(data)
+        subprocess.run(
+            ["gcc", "-shared", "-o", folder / f"{index}.so", folder / "kernel.o", "-lm"], check=True
+        )
+        np.savez(folder / f"{index}.npz", **buffers)
+        constants = sum(a.nbytes for name, a in buffers.items() if name.endswith("const"))
+        found.append((function.symbol, object_size(data).code_bytes, constants))
+    (folder / "kernels.json").write_text(json.dumps(found))
+
+
+class Kernel:
+    """A built kernel with its buffers."""
+
+    def __init__(self, machine: Machine, folder: Path, index: int, symbol: str) -> None:
+        self._machine = machine
+        with np.load(folder / f"{index}.npz") as kept:
+            self._buffers = {name: _aligned(kept[name]) for name in sorted(kept.files)}
+        self._function = getattr(ctypes.CDLL(str(folder / f"{index}.so")), symbol)
+        self._pointers = [array.ctypes.data for array in self._buffers.values()]
+        self._inner = 1
+        self._inner = max(int(_SHORTEST_SAMPLE_NS / self.best_ns()), 1)
+
+    def best_ns(self) -> float:
+        """The fastest of some calls."""
+        return min(self._machine.time(self._function, self._pointers, 8, self._inner))
+
+    @property
+    def output(self) -> Array:
+        """What the last call computed."""
+        return next(a for name, a in self._buffers.items() if name.endswith("output"))
+
+
+def _aligned(array: Array) -> Array:
+    raw = np.zeros(array.nbytes + 64 + 1024, np.uint8)
+    start = -raw.ctypes.data % 64
+    view = raw[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    view[...] = array
+    return view
+
+
+def compare(before: Path, keys: list[OpKey], turns: int) -> None:
+    """Build, time and print."""
+    now = _HERE.parents[1]
+    by_class: dict[str, list[tuple[float, int, int, int, int]]] = defaultdict(list)
+    with tempfile.TemporaryDirectory() as work:
+        folders = [Path(work) / name for name in ("before", "now")]
+        known = []
+        for folder, checkout in zip(folders, (before.resolve(), now), strict=True):
+            folder.mkdir()
+            (folder / "keys").write_text("\n".join(map(str, keys)))
+            environment = {**os.environ, "PYTHONPATH": str(checkout)}
+            subprocess.run(
+                [sys.executable, _HERE, "--build", folder],
+                check=True,
+                env=environment,
+                cwd=checkout,
+            )
+            known.append(json.loads((folder / "kernels.json").read_text()))
+        machine = Machine(Path(work))
+        print(f"{'before us':>9} {'now us':>8} {'x':>6} {'code':>15} {'constants':>19}")
+        for index, (key, *both) in enumerate(zip(keys, *known, strict=True)):
+            if None in both:
+                continue
+            pair = [
+                Kernel(machine, folder, index, symbol)
+                for folder, (symbol, _, _) in zip(folders, both, strict=True)
+            ]
+            times = [[kernel.best_ns() for kernel in pair] for _ in range(turns)]
+            if not np.array_equal(pair[0].output, pair[1].output):
+                raise SystemExit(f"outputs differ: {key}")
+            ratio = statistics.median(b / a for a, b in times)
+            first, second = (min(column) / 1e3 for column in zip(*times, strict=True))
+            (_, code_a, const_a), (_, code_b, const_b) = both
+            by_class[f"{key.op} {key.precision}"].append((ratio, code_a, code_b, const_a, const_b))
+            print(f"{first:9.2f} {second:8.2f} {ratio:6.3f} {code_a:7,} {code_b:7,} "
+                  f"{const_a:9,} {const_b:9,} {key}", flush=True)  # fmt: skip
+    print(f"\n{'class':20} {'kernels':>7} {'time':>5} {'from':>6} {'to':>5} {'code':>5} constants")
+    for name, rows in sorted(by_class.items()):
+        ratios = [row[0] for row in rows]
+        mean = math.exp(statistics.fmean(map(math.log, ratios)))
+        code_a, code_b, const_a, const_b = (sum(row[n] for row in rows) for n in range(1, 5))
+        print(f"{name:20} {len(rows):7} {mean:5.2f} {min(ratios):6.2f} {max(ratios):5.2f} "
+              f"{code_b / code_a:5.2f} {const_b / max(const_a, 1):9.2f}")  # fmt: skip
+
+
+def main() -> None:
+    """Compare two checkouts."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--before", type=Path, help="the other checkout")
+    parser.add_argument("--precision", nargs="+", choices=("f32", "i8"), default=["f32", "i8"])
+    parser.add_argument("--only", default="", help="only kernels whose key contains this")
+    parser.add_argument("--turns", type=int, default=21)
+    parser.add_argument("--build", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.build is not None:
+        lines = (args.build / "keys").read_text().splitlines()
+        build(args.build, [OpKey.parse(line) for line in lines])
+        return
+    if args.before is None or not (args.before / "edgeopt").is_dir():
+        parser.error("--before is a checkout: git worktree add --detach ../edgeopt-before COMMIT")
+    layers = [key for p in args.precision for _, _, key in kernel_shapes.layers(p)]
+    keys = [key for key in dict.fromkeys(layers) if args.only in str(key)]
+    compare(args.before, keys, args.turns)
+
+
+if __name__ == "__main__":
+    main()
