@@ -19,7 +19,7 @@ from edgeopt import devices
 from edgeopt.codegen.machines import Machine, machine_for
 from edgeopt.core.errors import EdgeoptError, InfeasibleError, InputError, ToolError
 from edgeopt.core.estimates import Budget, Source
-from edgeopt.pipeline import firmware, overruns
+from edgeopt.pipeline import firmware
 from edgeopt.pipeline.compile import CompileRequest, compile_network
 from edgeopt.pipeline.verify import verify_bundle
 
@@ -277,17 +277,6 @@ def test_an_operator_without_a_kernel_is_named(
     with pytest.raises(EdgeoptError, match="has no kernel for fallback") as caught:
         compile_network(wanted)
     assert caught.value.exit_code == 2
-
-
-def test_a_search_is_corrected_by_what_came_out() -> None:
-    budget = Budget(latency_ns=1_000_000, ram_bytes=50_000)
-    figure = firmware.Figure("latency_ns", 2_000_000.0, Source.SIMULATED, "")
-    (found,) = overruns.excesses([figure], budget)
-    assert found.text == "latency 2 ms where at most 1 ms was asked for"
-    tighter = overruns.tightened(budget, [found], budget)
-    assert tighter == Budget(latency_ns=490_000, ram_bytes=50_000)
-    # Estimates that were far too low already are corrected on top of what was tightened.
-    assert overruns.tightened(tighter, [found], budget).latency_ns == 240_100
 
 
 def test_the_same_command_gives_the_same_bytes(
