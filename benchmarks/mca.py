@@ -189,7 +189,7 @@ def main() -> None:
                 key = OpKey.parse(text)
                 if precision == "i8":
                     key = OpKey.parse(_as_int8(text))
-                assembly = build.compile_kernels([key], spec(target), assembly=True).decode()
+                ((assembly, _),) = build.assembly([key], spec(target))
                 loop = max(loops(assembly), key=lambda found: found.weight)
                 cycles = analyse(loop.lines, mca, cpu, FEATURES[target])
                 kinds = [line.split()[0] for line in loop.multiplies]

@@ -36,7 +36,13 @@ def tvm_target(target: TargetSpec, *, rolled: bool = False) -> Any:
 
 def compile_object(primfuncs: Mapping[str, Any], target: TargetSpec) -> bytes:
     """Compile raw-pointer PrimFuncs, by C name, to one position-independent ELF object."""
-    return _emit(primfuncs, target, "o")
+    made = [
+        (_compile(some, target, "o", rolled=rolled), some)
+        for rolled, some in _alike(primfuncs).items()
+    ]
+    if len(made) == 1:
+        return made[0][0]
+    return elf.join([(data, {symbol: symbol for symbol in some}) for data, some in made])
 
 
 def compile_kernels(
@@ -44,21 +50,46 @@ def compile_kernels(
     target: TargetSpec,
     *,
     prefix: str = "",
-    assembly: bool = False,
     choices: Iterable[tuple[OpKey, Choice]] = (),
 ) -> bytes:
-    """Compile the kernels of template keys to one object (or assembly).
+    """Compile the kernels of template keys to one object.
 
     Args:
         keys: kernels tiled as their templates' models say.
         target: the processor.
         prefix: in front of each function's symbol.
-        assembly: text instead of an object.
         choices: kernels tiled otherwise; a kernel may be among them several times.
 
     Raises:
         InputError: no template implements a key; it belongs to the fallback path.
     """
+    return compile_object(_primfuncs(keys, target, prefix, choices), target)
+
+
+def assembly(
+    keys: Iterable[OpKey],
+    target: TargetSpec,
+    *,
+    prefix: str = "",
+    choices: Iterable[tuple[OpKey, Choice]] = (),
+) -> list[tuple[str, tuple[str, ...]]]:
+    """What `compile_kernels` compiles as assembly, with the functions that each text defines.
+
+    Kernels whose loops stay loops are compiled with other options, so they are a text of their own.
+    """
+    primfuncs = _primfuncs(keys, target, prefix, choices)
+    return [
+        (_compile(some, target, "s", rolled=rolled).decode(), tuple(some))
+        for rolled, some in _alike(primfuncs).items()
+    ]
+
+
+def _primfuncs(
+    keys: Iterable[OpKey],
+    target: TargetSpec,
+    prefix: str,
+    choices: Iterable[tuple[OpKey, Choice]],
+) -> dict[str, Any]:
     primfuncs = {}
     for key, choice in dict.fromkeys((*((key, MODEL) for key in keys), *choices)):
         template = schedules.select(key, target, choice)
@@ -68,21 +99,15 @@ def compile_kernels(
                 hint="kernels without a template are compiled by the fallback path",
             )  # fmt: skip
         primfuncs[prefix + symbol_of(key, choice)] = template.primfunc(key, target)
-    return _emit(primfuncs, target, "s" if assembly else "o")
+    return primfuncs
 
 
-def _emit(primfuncs: Mapping[str, Any], target: TargetSpec, form: str) -> bytes:
-    """One object (or assembly) of all; those whose loops stay loops are compiled apart."""
+def _alike(primfuncs: Mapping[str, Any]) -> dict[bool, dict[str, Any]]:
+    """PrimFuncs by whether their loops stay loops."""
     alike: dict[bool, dict[str, Any]] = {}
     for symbol in sorted(primfuncs):
         alike.setdefault(ROLLED in primfuncs[symbol].attrs, {})[symbol] = primfuncs[symbol]
-    made = [_compile(some, target, form, rolled=rolled) for rolled, some in alike.items()]
-    if len(made) == 1:
-        return made[0]
-    if form == "s":
-        return b"\n".join(made)
-    names = [{symbol: symbol for symbol in some} for some in alike.values()]
-    return elf.join(list(zip(made, names, strict=True)))
+    return alike
 
 
 def _compile(primfuncs: Mapping[str, Any], target: TargetSpec, form: str, *, rolled: bool) -> bytes:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgeopt.codegen import build, schedules
+from edgeopt.codegen import build, elf, schedules
 from edgeopt.codegen.abi import KernelFunction, symbol_of
 from edgeopt.codegen.reference import run_kernel
 from edgeopt.codegen.schedules import Template
@@ -243,15 +243,16 @@ def _kernels(jobs: Sequence[Job], machine: Machine, folder: Path, gcc: str) -> P
     bare = machine.runs_on.startswith("bochs")
     if bare:
         target = replace(target, features=target.features | _NO_GATHERS)
-    code = build.compile_kernels(
-        (), target, prefix=f"t{threads}_", assembly=bare,
-        choices=[(job.key, job.choice) for job in jobs],
-    )  # fmt: skip
+    prefix, choices = f"t{threads}_", [(job.key, job.choice) for job in jobs]
     if not bare:
-        path.write_bytes(code)
+        path.write_bytes(build.compile_kernels((), target, prefix=prefix, choices=choices))
         return path
-    path.with_suffix(".s").write_text(_for_bochs(code.decode()))
-    _run([gcc, "-c", "-o", str(path), str(path.with_suffix(".s"))])
+    parts = []
+    for text, symbols in build.assembly((), target, prefix=prefix, choices=choices):
+        path.with_suffix(".s").write_text(_for_bochs(text))
+        _run([gcc, "-c", "-o", str(path), str(path.with_suffix(".s"))])
+        parts.append((path.read_bytes(), {symbol: symbol for symbol in symbols}))
+    path.write_bytes(elf.join(parts))
     return path
 
 
