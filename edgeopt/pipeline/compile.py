@@ -281,7 +281,7 @@ def _compile(
             *figures.widened_notes(final.imported.network, artifact),
             *_notes(artifact, request),
             *overruns.notes(found, asked),
-            *(f"searched again: the network found first took {miss}" for miss in run.misses),
+            *(f"searched again: a network found before took {miss}" for miss in run.misses),
         ),
         files={},
         threads=artifact.threads,
