@@ -33,7 +33,6 @@ from edgeopt.core.kernels import OpKey
 from edgeopt.core.network import Array
 
 _HERE = Path(__file__).resolve()
-_DTYPES = {"f32": np.float32, "i8": np.int8}
 _SHORTEST_SAMPLE_NS = 20_000
 #: Kernels may read past the end of their inputs; and no buffer begins a page like the next.
 _SPARE_BYTES, _PAGE_BYTES = 320, 4096
@@ -42,10 +41,13 @@ _PLACEMENTS = 5
 
 def build(folder: Path, keys: list[OpKey]) -> None:
     """In a process of its own: shared objects and buffers of the edgeopt that is imported there."""
+    import edgeopt
     from edgeopt.codegen import build, schedules
     from edgeopt.codegen.objects import object_size
     from edgeopt.devices import local
 
+    if not Path(edgeopt.__file__).resolve().is_relative_to(Path.cwd()):
+        raise SystemExit(f"{edgeopt.__file__} was imported instead of the checkout {Path.cwd()}")
     target = local.probe().target
     found: list[tuple[str, int, int] | None] = []
     for index, key in enumerate(keys):
@@ -56,18 +58,8 @@ def build(folder: Path, keys: list[OpKey]) -> None:
         function = template.function(key, target)
         rng = np.random.default_rng(1)
         packed = template.pack(key, target, one_layer.constants(key, rng))
-        shapes = one_layer.input_shapes(key)
-        buffers: dict[str, Array] = {}
-        for place, arg in enumerate(function.args):
-            if arg.kind in ("input", "residual"):
-                array = one_layer.values(shapes.pop(0), key.dtype, rng)
-            elif arg.kind == "const":
-                array = packed[arg.name]
-            elif arg.kind == "output":
-                array = np.zeros(key.out_shape, _DTYPES[key.out_dtype])
-            else:
-                array = np.zeros(function.scratch_bytes, np.uint8)
-            buffers[f"{place:02d} {arg.kind}"] = array
+        given = one_layer.arguments(function, packed, rng)
+        buffers = {f"{place:02d} {kind}": array for place, (kind, array) in enumerate(given)}
         data = build.compile_kernels([key], target)
         (folder / "kernel.o").write_bytes(data)
         subprocess.run(
@@ -163,8 +155,9 @@ def compare(before: Path, keys: list[OpKey], turns: int) -> None:
         ratios = [row[0] for row in rows]
         mean = math.exp(statistics.fmean(map(math.log, ratios)))
         code_a, code_b, const_a, const_b = (sum(row[n] for row in rows) for n in range(1, 5))
+        constants = f"{const_b / const_a:9.2f}" if const_a else f"{'none':>9}"
         print(f"{name:20} {len(rows):7} {mean:5.2f} {min(ratios):6.2f} {max(ratios):5.2f} "
-              f"{code_b / code_a:5.2f} {const_b / max(const_a, 1):9.2f}")  # fmt: skip
+              f"{code_b / code_a:5.2f} {constants}")  # fmt: skip
 
 
 def main() -> None:

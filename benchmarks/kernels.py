@@ -106,19 +106,8 @@ class Timed:
         function = template.function(key, target)
         rng = np.random.default_rng(1)
         packed = template.pack(key, target, one_layer.constants(key, rng))
-        kinds = {"f32": np.float32, "i8": np.int8}
-        shapes = one_layer.input_shapes(key)
-        self._keep: list[Array] = []
-        for arg in function.args:
-            if arg.kind in ("input", "residual"):
-                array = one_layer.values(shapes.pop(0), key.dtype, rng)
-            elif arg.kind == "const":
-                array = packed[arg.name]
-            elif arg.kind == "output":
-                array = np.zeros(key.out_shape, kinds[key.out_dtype])
-            else:
-                array = np.zeros(function.scratch_bytes, np.uint8)
-            self._keep.append(aligned(array))
+        given = one_layer.arguments(function, packed, rng)
+        self._keep = [aligned(array) for _, array in given]
         self._pointers = [array.ctypes.data for array in self._keep]
         self._library = link(build.compile_kernels([key], target), folder)
         self._function = getattr(self._library, function.symbol)

@@ -26,6 +26,7 @@ import torch
 from edgeopt import devices
 from edgeopt.codegen import cost
 from edgeopt.codegen.objects import object_size
+from edgeopt.core.choice import MODEL
 from edgeopt.core.errors import InfeasibleError
 from edgeopt.core.estimates import Budget
 from edgeopt.core.files import write_atomic
@@ -38,7 +39,7 @@ from edgeopt.ofa.plan_search import screen_of, search_plans
 from edgeopt.ofa.plans import average_bits, uniform
 from edgeopt.ofa.pool import Candidate
 from edgeopt.ofa.search import search
-from edgeopt.pipeline import firmware
+from edgeopt.pipeline import firmware, overruns
 from edgeopt.pipeline.cache import StageCache, default_cache_dir
 from edgeopt.pipeline.elastic import ElasticNet
 from edgeopt.pipeline.elastic_evaluate import count_exactly
@@ -48,6 +49,7 @@ from edgeopt.pipeline.local_table import model_for
 from edgeopt.pipeline.mixed import check_board, find_entry, in_integers, predictor_of
 from edgeopt.pipeline.planned import PlanCosts, describe_planned
 from edgeopt.pipeline.replan import replanned
+from edgeopt.pipeline.tiles import choices_of
 from edgeopt.zoo.elastic import ElasticEntry
 
 #: Flash of mixed networks, as shares of the int8 network's.
@@ -87,11 +89,12 @@ class Flash:
         """Bytes of flash, and how many of them are code."""
         profile = self.price.profile
         network = describe_planned(self.price.domain.space, candidate)
-        known = cost.evaluate(network, "i8", profile.target, place=False)
+        choices = choices_of(profile)
+        known = cost.evaluate(network, "i8", profile.target, choices, place=False)
         if profile.kind == "firmware":
             code_bytes = firmware.CODE_BYTES
         else:
-            jobs = [Job(key) for key in dict.fromkeys(known.keys)]
+            jobs = [Job(key, choices.get(key, MODEL)) for key in dict.fromkeys(known.keys)]
             objects, _ = compiled(jobs, profile.target, self.store)
             code_bytes = object_size(joined(jobs, objects)).code_bytes
         return known.weight_bytes + code_bytes, code_bytes
@@ -108,7 +111,11 @@ def within(most: int, search: Callable[[int], Found], flash: Flash) -> Found:
         took, _ = flash(found.config)
         if took <= most:
             return found
-        wanted = int(wanted * 0.995 * most / took)  # as `compile` does
+        excess = overruns.Excess("flash_bytes", most, took)
+        asked = Budget(flash_bytes=most)
+        less = overruns.tightened(Budget(flash_bytes=wanted), [excess], asked).flash_bytes
+        assert less is not None
+        wanted = less
 
 
 def shown(space: SearchSpace, found: Found, flash: Flash, accuracy: float) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from edgeopt.codegen.abi import KernelFunction
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.network import Array
 
@@ -28,6 +29,26 @@ def input_shapes(key: OpKey) -> list[tuple[int, ...]]:
     if key.op == "scale":
         shapes[1] = key.in_shape[-1:]
     return shapes + [key.out_shape] * key.residual
+
+
+def arguments(
+    function: KernelFunction, packed: Mapping[str, Array], rng: np.random.Generator
+) -> list[tuple[str, Array]]:
+    """Kind and array of every parameter, in order: random inputs, packed constants, room."""
+    key = function.key
+    shapes = input_shapes(key)
+    found: list[tuple[str, Array]] = []
+    for arg in function.args:
+        if arg.kind in ("input", "residual"):
+            array = values(shapes.pop(0), key.dtype, rng)
+        elif arg.kind == "const":
+            array = packed[arg.name]
+        elif arg.kind == "output":
+            array = np.zeros(key.out_shape, {"f32": np.float32, "i8": np.int8}[key.out_dtype])
+        else:
+            array = np.zeros(function.scratch_bytes, np.uint8)
+        found.append((arg.kind, array))
+    return found
 
 
 def weight_shape(key: OpKey) -> tuple[int, ...]:

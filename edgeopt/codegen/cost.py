@@ -21,58 +21,49 @@ from edgeopt.core.kernels import Kernel, KernelGraph, MemoryPlan, OpKey
 from edgeopt.core.network import Network
 from edgeopt.core.target import TargetSpec
 
-_X86_64: Mapping[str, tuple[int, int]] = {
-    "pointwise": (1000, 1650),
-    "pointwise.w4": (0, 1500),
-    "pointwise.w2": (0, 1700),
-    "pointwise1": (770, 1400),
-    "pointwise1.w4": (0, 1400),
-    "pointwise1.w2": (0, 1450),
-    "linear": (1000, 1650),
-    "linear1": (600, 800),
-    "linear1.w4": (0, 600),
-    "linear1.w2": (0, 600),
-    "conv2d": (2900, 2450),
-    "depthwise3": (2400, 2950),
-    "depthwise5": (2150, 3500),
-    "depthwise7": (1550, 6350),
-    "irb": (4400, 6250),  # the sum of its parts
-    "global_avgpool": (900, 800),
-    "scale": (850, 950),
-    "add": (400, 700),
-    "mul": (400, 700),
-    "quantize": (450, 450),
-    "dequantize": (380, 380),
-}
-_AARCH64: Mapping[str, tuple[int, int]] = {
-    "pointwise": (1400, 2200),
-    "pointwise.w4": (0, 1800),
-    "pointwise.w2": (0, 1750),
-    "pointwise1": (900, 1800),
-    "pointwise1.w4": (0, 1300),
-    "pointwise1.w2": (0, 1350),
-    "linear": (1400, 2200),
-    "linear1": (440, 1400),
-    "linear1.w4": (0, 780),
-    "linear1.w2": (0, 780),
-    "conv2d": (2550, 1900),
-    "depthwise3": (1650, 2800),
-    "depthwise5": (2550, 3450),
-    "depthwise7": (1050, 3350),
-    "irb": (4450, 7200),  # the sum of its parts
-    "global_avgpool": (750, 700),
-    "scale": (650, 700),
-    "add": (380, 650),
-    "mul": (380, 650),
-    "quantize": (430, 430),
-    "dequantize": (450, 450),
-}
-#: Mean bytes of code of a compiled kernel by processor and class, (f32, i8): what
+#: Mean bytes of code of a compiled kernel by precision and class, on (x86_64, aarch64): what
 #: benchmarks/code_sizes.py prints for subnets, and for classes that they have one or none of, the
 #: mean over the shapes of benchmarks/kernel_shapes.py as well, times the share of it that kernels
 #: have in one object. A class ending in 1 has one pixel, one ending in w4 packed weights.
-CODE_BYTES: Mapping[str, Mapping[str, tuple[int, int]]] = MappingProxyType(
-    {"x86_64": MappingProxyType(_X86_64), "aarch64": MappingProxyType(_AARCH64)}
+CODE_BYTES: Mapping[str, tuple[int, int]] = MappingProxyType(
+    {
+        "f32 pointwise": (1000, 1400),
+        "i8 pointwise": (1650, 2200),
+        "i8 pointwise.w4": (1500, 1800),
+        "i8 pointwise.w2": (1700, 1750),
+        "f32 pointwise1": (770, 900),
+        "i8 pointwise1": (1400, 1800),
+        "i8 pointwise1.w4": (1400, 1300),
+        "i8 pointwise1.w2": (1450, 1350),
+        "f32 linear": (1000, 1400),
+        "i8 linear": (1650, 2200),
+        "f32 linear1": (600, 440),
+        "i8 linear1": (800, 1400),
+        "i8 linear1.w4": (600, 780),
+        "i8 linear1.w2": (600, 780),
+        "f32 conv2d": (2900, 2550),
+        "i8 conv2d": (2450, 1900),
+        "f32 depthwise3": (2400, 1650),
+        "i8 depthwise3": (2950, 2800),
+        "f32 depthwise5": (2150, 2550),
+        "i8 depthwise5": (3500, 3450),
+        "f32 depthwise7": (1550, 1050),
+        "i8 depthwise7": (6350, 3350),
+        "f32 irb": (4400, 4450),  # the sum of its parts
+        "i8 irb": (6250, 7200),  # the sum of its parts
+        "f32 global_avgpool": (900, 750),
+        "i8 global_avgpool": (800, 700),
+        "f32 scale": (850, 650),
+        "i8 scale": (950, 700),
+        "f32 add": (400, 380),
+        "i8 add": (700, 650),
+        "f32 mul": (400, 380),
+        "i8 mul": (700, 650),
+        "f32 quantize": (450, 430),
+        "i8 quantize": (450, 430),
+        "f32 dequantize": (380, 450),
+        "i8 dequantize": (380, 450),
+    }
 )
 #: A kernel of a class that was not measured, and one that TVM legalizes itself.
 OTHER_CODE_BYTES, FALLBACK_CODE_BYTES = 1500, 4000
@@ -167,10 +158,12 @@ def code_bytes(key: OpKey, target: TargetSpec, *, fallback: bool = False) -> int
     """Estimated bytes of a kernel's code (see `CODE_BYTES`)."""
     if fallback or key.op == "fallback":
         return FALLBACK_CODE_BYTES
-    table = CODE_BYTES.get(target.arch, _X86_64)
-    name = code_class(key)
-    pair = table.get(name) or table.get(name.partition(".")[0])
-    return OTHER_CODE_BYTES if pair is None else pair[key.precision == "i8"]
+    name = f"{key.precision} {code_class(key)}"
+    sizes = CODE_BYTES.get(name) or CODE_BYTES.get(name.partition(".")[0])
+    if sizes is None:
+        return OTHER_CODE_BYTES
+    # Microcontrollers have other kernels, whose code is one number for all (pipeline.firmware).
+    return sizes[target.arch == "aarch64"]
 
 
 def scratch_bytes(graph: KernelGraph, target: TargetSpec) -> dict[str, int]:

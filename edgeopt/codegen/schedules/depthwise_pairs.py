@@ -3,7 +3,8 @@
 The input is read where it lies. Two rows of the kernel at a time, the channels of one column are
 widened and interleaved in registers, so that one instruction does two taps; of a last odd row,
 two columns are. Where rows can lie outside the map they are read from a row of padding in
-scratch; columns outside are known when the tile is emitted, and are vectors of padding.
+scratch. Columns outside are known when the tile is emitted, and are vectors of padding; where
+all tiles of a row share one loop, the first and the last read the row of padding (`tiles_of`).
 
 Channels are taken two vectors at a time: interleaving works within 128 bits, so that of each
 eight channels the first vector gets four and the second the others. What is left, if it is not
