@@ -164,7 +164,8 @@ def compile_network(request: CompileRequest, progress: Progress = no_progress) -
             if request.model is not None or attempt == ATTEMPTS:
                 raise overruns.refuse(over.found, profile) from missed
             # Estimates stood behind the search; what came out says how far they were off.
-            wanted = replace(wanted, budget=overruns.tightened(wanted.budget, over.found, asked))
+            budget = overruns.tightened(wanted.budget, over.found, asked, attempt)
+            wanted = replace(wanted, budget=budget)
             run.misses.append("; ".join(excess.text for excess in over.found))
             run.detail("search", f"{run.misses[-1]}: searching again")
     raise AssertionError

@@ -98,6 +98,13 @@ def test_a_given_network_over_its_budget(
     assert not (tmp_path / "b").exists()
 
 
+def test_a_given_network_that_is_late_is_noted(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
+    done = cli("compile", tiny_model, "-d", "rpi4", "--latency", "1ns", "-o", tmp_path / "b")
+    assert done.code == 0
+    assert "note: over the budget: latency" in done.err
+    assert "where at most 1 ns was asked for" in done.err
+
+
 def test_quantizing_needs_data(cli: Cli, tiny_model: Path, tmp_path: Path) -> None:
     outcome = cli("compile", tiny_model, "-d", "rpi4", "--precision", "int8",
                   "-o", tmp_path / "b", "-q")  # fmt: skip

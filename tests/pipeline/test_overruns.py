@@ -30,6 +30,8 @@ def test_bytes_are_asked_for_more_closely() -> None:
     assert found.text == "flash 253,068 bytes where at most 250,000 bytes was asked for"
     tighter = overruns.tightened(budget, [found], budget).flash_bytes
     assert tighter is not None and 245_000 < tighter < 250_000 - (253_068 - 250_000)
+    later = [overruns.tightened(budget, [found], budget, n).flash_bytes or 0 for n in (1, 2, 3)]
+    assert later[0] > later[1] > later[2] > 0.9 * 250_000 * 250_000 / 253_068
 
 
 def test_the_arena_is_the_ram_where_nothing_else_is_counted() -> None:
