@@ -1,11 +1,12 @@
 """Code of compiled kernels by class, and of whole networks beside what a search estimates.
 
-    python benchmarks/code_sizes.py [--space cifar] [--devices x86-64-v3,rpi4] [--subnets 16]
+    python benchmarks/code_sizes.py [--space cifar] [--devices local,x86-64-v3,rpi4] [--subnets 16]
 
-``mean`` is a class's mean in bytes, each kernel compiled alone; it is what `cost.CODE_BYTES` states
-times ``share``: in one object kernels share read-only data, so a network has less than their sum.
+``mean`` is a class's mean in bytes of text, which `cost.CODE_BYTES` states; functions that kernels
+share are classes of their own. ``beside`` is what a network has besides: constants, each once.
 Subnets are random, and so are the bits of their layers in the third precision. The last table is
-what is then estimated for the networks, against what they were linked to.
+what is then estimated for the networks, against what they were linked to. x86-64-v3 is this machine
+without AVX-512.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import random
 import statistics
 from collections import defaultdict
 
+from machine import without_avx512
+
 from edgeopt import devices
-from edgeopt.codegen import ckernels, cost
-from edgeopt.codegen.objects import object_size
+from edgeopt.codegen import ckernels, cost, schedules
+from edgeopt.codegen.objects import function_sizes, object_size
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.target import TargetSpec
 from edgeopt.ofa.plan_genes import PlanDomain, Planned
@@ -28,7 +31,7 @@ from edgeopt.pipeline.kernel_store import Job, compiled, joined
 from edgeopt.pipeline.planned import deployable_bits, describe_planned
 
 PRECISIONS = ("f32", "i8", "mixed")
-HEADER = f"{'class':20} {'kernels':>7} {'mean':>7} {'stated':>7}"
+HEADER = f"{'class':20} {'functions':>9} {'mean':>7} {'stated':>7}"
 
 
 def networks(
@@ -49,37 +52,48 @@ def networks(
     return found
 
 
+def target_of(name: str) -> TargetSpec:
+    """The processor of a device, or of this machine without AVX-512."""
+    if name != "x86-64-v3":
+        return devices.load(name).target
+    return without_avx512(devices.load("local").target)
+
+
 def report(name: str, space: str, count: int, store: StageCache) -> None:
     """One device's tables."""
-    target = devices.load(name).target
+    target = target_of(name)
     if ckernels.applies(target):
         raise SystemExit(f"{name} compiles C: kernels of one class are one function there")
     some = networks(space, target, count)
-    objects, _ = compiled(
-        [Job(key) for key in dict.fromkeys(key for _, keys, _ in some for key in keys)],
-        target, store,
-    )  # fmt: skip
-    sizes = {job.key: object_size(data).code_bytes for job, data in objects.items()}
-    classes: dict[str, list[OpKey]] = defaultdict(list)
-    for key in sizes:
-        classes[f"{key.precision} {cost.code_class(key)}"].append(key)
-    shares = defaultdict(list)
-    errors = defaultdict(list)
+    jobs = [Job(key) for key in dict.fromkeys(key for _, keys, _ in some for key in keys)]
+    objects, _ = compiled(jobs, target, store)
+    sizes = function_sizes(joined(jobs, objects))
+    classes: dict[str, set[str]] = defaultdict(set)
+    stated: dict[str, int] = {}
+    for job in jobs:
+        template = schedules.select(job.key, target)
+        shared = template.shared(job.key, target) if template is not None else ()
+        known = cost.code_bytes(job.key, target)
+        own = f"{job.key.precision} {cost.code_class(job.key, shared)}"
+        for label, symbol in ((own, job.symbol), *((f"i8 {s.kind}", s.symbol) for s in shared)):
+            classes[label].add(symbol)
+            stated[label] = known[symbol]
+    print(f"{name}: {len(jobs)} kernels of {count} subnets\n{HEADER}")
+    for label, symbols in sorted(classes.items()):
+        mean = statistics.fmean(sizes[symbol] for symbol in symbols)
+        print(f"{label:20} {len(symbols):9} {mean:7.0f} {stated[label]:7}")
+    beside, errors = defaultdict(list), defaultdict(list)
     for precision, keys, estimate in some:
         distinct = [Job(key) for key in dict.fromkeys(keys)]
-        linked = object_size(joined(distinct, objects)).code_bytes
-        shares[precision].append(linked / sum(sizes[job.key] for job in distinct))
+        data = joined(distinct, objects)
+        linked = object_size(data).code_bytes
+        beside[precision].append(linked - sum(function_sizes(data).values()))
         errors[precision].append(estimate / linked)
-    print(f"{name}: {len(sizes)} kernels of {count} subnets\n{HEADER}")
-    for label, keys in sorted(classes.items()):
-        mean = statistics.fmean(sizes[key] for key in keys)
-        stated = cost.code_bytes(keys[0], target)
-        print(f"{label:20} {len(keys):7} {mean:7.0f} {stated:7}")
-    print(f"{'precision':20} {'share':>7} {'estimated / linked':>22}")
+    print(f"{'precision':20} {'beside':>9} {'estimated / linked':>22}")
     for precision in PRECISIONS:
         ratios = errors[precision]
-        share, mean = statistics.fmean(shares[precision]), statistics.fmean(ratios)
-        print(f"{precision:20} {share:7.2f} {mean:8.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+        extra, mean = statistics.fmean(beside[precision]), statistics.fmean(ratios)
+        print(f"{precision:20} {extra:9.0f} {mean:8.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
     print(flush=True)
 
 
@@ -87,7 +101,7 @@ def main() -> None:
     """Compile and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--space", default="cifar")
-    parser.add_argument("--devices", default="x86-64-v3,rpi4")
+    parser.add_argument("--devices", default="local,rpi4")
     parser.add_argument("--subnets", type=int, default=16, help="the first two are the ends")
     args = parser.parse_args()
     store = StageCache(default_cache_dir())

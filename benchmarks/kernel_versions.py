@@ -1,7 +1,7 @@
 """The same kernels as two checkouts compile them, in turns: time, code and packed constants.
 
     python benchmarks/kernel_versions.py --before ../edgeopt-before [--precision i8]
-                                         [--only pointwise] [--turns 5]
+                                         [--only pointwise] [--turns 5] [--avx2]
 
 ``before`` is another checkout (`git worktree add --detach ../edgeopt-before COMMIT`).
 Each builds every kernel of `kernel_shapes` from the same inputs and constants in a process of its
@@ -27,7 +27,7 @@ from pathlib import Path
 import kernel_shapes
 import numpy as np
 import one_layer
-from machine import Machine
+from machine import Machine, without_avx512
 
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.network import Array
@@ -39,7 +39,7 @@ _SPARE_BYTES, _PAGE_BYTES = 320, 4096
 _PLACEMENTS = 5
 
 
-def build(folder: Path, keys: list[OpKey]) -> None:
+def build(folder: Path, keys: list[OpKey], avx2: bool) -> None:
     """In a process of its own: shared objects and buffers of the edgeopt that is imported there."""
     import edgeopt
     from edgeopt.codegen import build, schedules
@@ -49,6 +49,8 @@ def build(folder: Path, keys: list[OpKey]) -> None:
     if not Path(edgeopt.__file__).resolve().is_relative_to(Path.cwd()):
         raise SystemExit(f"{edgeopt.__file__} was imported instead of the checkout {Path.cwd()}")
     target = local.probe().target
+    if avx2:
+        target = without_avx512(target)
     found: list[tuple[str, int, int] | None] = []
     for index, key in enumerate(keys):
         template = schedules.select(key, target)
@@ -108,7 +110,7 @@ def _placed(arrays: dict[str, Array]) -> dict[str, Array]:
     return {name: placed[name] for name in arrays}
 
 
-def compare(before: Path, keys: list[OpKey], turns: int) -> None:
+def compare(before: Path, keys: list[OpKey], turns: int, *, avx2: bool) -> None:
     """Build, time and print."""
     now = _HERE.parents[1]
     by_class: dict[str, list[tuple[float, int, int, int, int]]] = defaultdict(list)
@@ -120,7 +122,7 @@ def compare(before: Path, keys: list[OpKey], turns: int) -> None:
             (folder / "keys").write_text("\n".join(map(str, keys)))
             environment = {**os.environ, "PYTHONPATH": str(checkout)}
             subprocess.run(
-                [sys.executable, _HERE, "--build", folder],
+                [sys.executable, _HERE, "--build", folder, *(["--avx2"] if avx2 else [])],
                 check=True,
                 env=environment,
                 cwd=checkout,
@@ -167,17 +169,18 @@ def main() -> None:
     parser.add_argument("--precision", nargs="+", choices=("f32", "i8"), default=["f32", "i8"])
     parser.add_argument("--only", default="", help="only kernels whose key contains this")
     parser.add_argument("--turns", type=int, default=5, help="in each placement")
+    parser.add_argument("--avx2", action="store_true", help="for x86-64-v3 on a wider processor")
     parser.add_argument("--build", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.build is not None:
         lines = (args.build / "keys").read_text().splitlines()
-        build(args.build, [OpKey.parse(line) for line in lines])
+        build(args.build, [OpKey.parse(line) for line in lines], args.avx2)
         return
     if args.before is None or not (args.before / "edgeopt").is_dir():
         parser.error("--before is a checkout: git worktree add --detach ../edgeopt-before COMMIT")
     layers = [key for p in args.precision for _, _, key in kernel_shapes.layers(p)]
     keys = [key for key in dict.fromkeys(layers) if args.only in str(key)]
-    compare(args.before, keys, args.turns)
+    compare(args.before, keys, args.turns, avx2=args.avx2)
 
 
 if __name__ == "__main__":

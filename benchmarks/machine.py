@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from edgeopt.core.network import Array
+from edgeopt.core.target import TargetSpec
 
 SOURCE = r"""
 #include <stddef.h>
@@ -217,3 +218,11 @@ class Machine:
             ns.ctypes.data_as(ctypes.c_void_p),
         )  # fmt: skip
         return list(ns)
+
+
+def without_avx512(target: TargetSpec) -> TargetSpec:
+    """An x86-64 processor as one that has AVX2 and no more."""
+    features = frozenset(f for f in target.features if not f.startswith("avx512"))
+    return replace(
+        target, mcpu="x86-64-v3", features=features, vector_bits=256, vector_registers=16
+    )

@@ -30,12 +30,18 @@ SAME_PLACE = -1
 #: Attribute of PrimFuncs whose loops are not to be unrolled.
 ROLLED = "edgeopt.rolled"
 
-ArgKind = Literal["input", "residual", "const", "output", "scratch", "part"]
+#: How the names of functions begin that kernels share: local to the object they are joined into.
+SHARED = "edgeopt_s_"
+
+ArgKind = Literal["input", "residual", "const", "output", "scratch", "part", "extent"]
 
 
 @dataclass(frozen=True, slots=True)
 class Arg:
-    """One parameter: a pointer, or the number of a part. A constant's name is its packed key."""
+    """One parameter: a pointer, or the number of a part. A constant's name is its packed key.
+
+    Functions that kernels share have numbers besides, of kind ``extent``.
+    """
 
     kind: ArgKind
     name: str

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeopt.codegen import elf, schedules
 from edgeopt.codegen.abi import ROLLED, symbol_of
+from edgeopt.codegen.schedules.isa import known_isa
 from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.errors import InputError
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.target import TargetSpec
+
+if TYPE_CHECKING:
+    from edgeopt.codegen.schedules.shared import Shared
 
 #: LLVM unrolls loops of constant length whose unrolled body has at most so many instructions, 300
 #: where nothing is said. Of its options this is the one that a value given through TVM changes; 0
@@ -35,10 +40,21 @@ def tvm_target(target: TargetSpec, *, rolled: bool = False) -> Any:
     )
 
 
-def compile_object(primfuncs: Mapping[str, Any], target: TargetSpec) -> bytes:
-    """Compile raw-pointer PrimFuncs, by C name, to one position-independent ELF object."""
-    made = [
-        (_compile(some, target, "o", rolled=rolled), some)
+def compile_object(
+    primfuncs: Mapping[str, Any], target: TargetSpec, shared: Iterable[Shared] = ()
+) -> bytes:
+    """Compile raw-pointer PrimFuncs, by C name, to one position-independent ELF object.
+
+    Args:
+        primfuncs: the functions.
+        target: the processor.
+        shared: what they call; it is local to the object.
+    """
+    made: list[tuple[bytes, tuple[str, ...]]] = [
+        (_shared(one, target, "o"), (one.symbol,)) for one in dict.fromkeys(shared)
+    ]
+    made += [
+        (_compile(some, target, "o", rolled=rolled), tuple(some))
         for rolled, some in _alike(primfuncs).items()
     ]
     if len(made) == 1:
@@ -64,7 +80,8 @@ def compile_kernels(
     Raises:
         InputError: no template implements a key; it belongs to the fallback path.
     """
-    return compile_object(_primfuncs(keys, target, prefix, choices), target)
+    primfuncs, shared = _functions(keys, target, prefix, choices)
+    return compile_object(primfuncs, target, shared)
 
 
 def assembly(
@@ -76,22 +93,27 @@ def assembly(
 ) -> list[tuple[str, tuple[str, ...]]]:
     """What `compile_kernels` compiles as assembly, with the functions that each text defines.
 
-    Kernels whose loops stay loops are compiled with other options, so they are a text of their own.
+    Kernels whose loops stay loops are compiled with other options, so they are a text of their
+    own, and so is each function that kernels share; these come first.
     """
-    primfuncs = _primfuncs(keys, target, prefix, choices)
-    return [
+    primfuncs, shared = _functions(keys, target, prefix, choices)
+    texts: list[tuple[str, tuple[str, ...]]] = [
+        (_shared(one, target, "s").decode(), (one.symbol,)) for one in shared
+    ]
+    return texts + [
         (_compile(some, target, "s", rolled=rolled).decode(), tuple(some))
         for rolled, some in _alike(primfuncs).items()
     ]
 
 
-def _primfuncs(
+def _functions(
     keys: Iterable[OpKey],
     target: TargetSpec,
     prefix: str,
     choices: Iterable[tuple[OpKey, Choice]],
-) -> dict[str, Any]:
-    primfuncs = {}
+) -> tuple[dict[str, Any], tuple[Shared, ...]]:
+    """PrimFuncs by symbol, and the functions they share."""
+    primfuncs, shared = {}, {}
     for key, choice in dict.fromkeys((*((key, MODEL) for key in keys), *choices)):
         template = schedules.select(key, target, choice)
         if template is None:
@@ -100,7 +122,8 @@ def _primfuncs(
                 hint="kernels without a template are compiled by the fallback path",
             )  # fmt: skip
         primfuncs[prefix + symbol_of(key, choice)] = template.primfunc(key, target)
-    return primfuncs
+        shared.update(dict.fromkeys(template.shared(key, target)))
+    return primfuncs, tuple(sorted(shared, key=lambda one: one.symbol))
 
 
 def _alike(primfuncs: Mapping[str, Any]) -> dict[bool, dict[str, Any]]:
@@ -109,6 +132,13 @@ def _alike(primfuncs: Mapping[str, Any]) -> dict[bool, dict[str, Any]]:
     for symbol in sorted(primfuncs):
         alike.setdefault(ROLLED in primfuncs[symbol].attrs, {})[symbol] = primfuncs[symbol]
     return alike
+
+
+@lru_cache(maxsize=256)
+def _shared(one: Shared, target: TargetSpec, form: str) -> bytes:
+    """A shared function on its own: beside its callers LLVM would copy it into them."""
+    primfunc = one.primfunc(known_isa(target))
+    return _compile({one.symbol: primfunc}, target, form, rolled=ROLLED in primfunc.attrs)
 
 
 def _compile(primfuncs: Mapping[str, Any], target: TargetSpec, form: str, *, rolled: bool) -> bytes:

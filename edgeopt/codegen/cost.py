@@ -7,62 +7,85 @@ of compiled kernels of its class.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from edgeopt.codegen import schedules
+from edgeopt.codegen.abi import symbol_of
 from edgeopt.codegen.blocks import fused
 from edgeopt.codegen.lower import lower_shapes
 from edgeopt.codegen.plan import lower_bound, plan
 from edgeopt.codegen.runner import buffer_alignment
+from edgeopt.codegen.schedules.shared import Shared
 from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.kernels import Kernel, KernelGraph, MemoryPlan, OpKey
 from edgeopt.core.network import Network
 from edgeopt.core.target import TargetSpec
 
-#: Mean bytes of code of a compiled kernel by precision and class, on (x86_64, aarch64): what
-#: benchmarks/code_sizes.py prints for subnets, and for classes that they have one or none of, the
-#: mean over the shapes of benchmarks/kernel_shapes.py as well, times the share of it that kernels
-#: have in one object. A class ending in 1 has one pixel, one ending in w4 packed weights.
-CODE_BYTES: Mapping[str, tuple[int, int]] = MappingProxyType(
+#: Mean bytes of a function's code by precision and class, on x86-64 with AVX2, with AVX-512, and on
+#: aarch64: what benchmarks/code_sizes.py prints for subnets, and for classes that they have one or
+#: none of, the mean over the shapes of benchmarks/kernel_shapes.py as well. A class ending in 1 has
+#: one pixel, one ending in w4 packed weights; kernels of panels call functions that they share,
+#: whose classes follow. None: there is no such function. Vectors of 512 bits have constants beside
+#: the code, which are counted with depthwise kernels.
+CODE_BYTES: Mapping[str, tuple[int | None, int | None, int | None]] = MappingProxyType(
     {
-        "f32 pointwise": (1000, 1400),
-        "i8 pointwise": (1650, 2200),
-        "i8 pointwise.w4": (1500, 1800),
-        "i8 pointwise.w2": (1700, 1750),
-        "f32 pointwise1": (770, 900),
-        "i8 pointwise1": (1400, 1800),
-        "i8 pointwise1.w4": (1400, 1300),
-        "i8 pointwise1.w2": (1450, 1350),
-        "f32 linear": (1000, 1400),
-        "i8 linear": (1650, 2200),
-        "f32 linear1": (600, 440),
-        "i8 linear1": (800, 1400),
-        "i8 linear1.w4": (600, 780),
-        "i8 linear1.w2": (600, 780),
-        "f32 conv2d": (2900, 2550),
-        "i8 conv2d": (2450, 1900),
-        "f32 depthwise3": (2400, 1650),
-        "i8 depthwise3": (2950, 2800),
-        "f32 depthwise5": (2150, 2550),
-        "i8 depthwise5": (3500, 3450),
-        "f32 depthwise7": (1550, 1050),
-        "i8 depthwise7": (6350, 3350),
-        "f32 irb": (4400, 4450),  # the sum of its parts
-        "i8 irb": (6250, 7200),  # the sum of its parts
-        "f32 global_avgpool": (900, 750),
-        "i8 global_avgpool": (800, 700),
-        "f32 scale": (850, 650),
-        "i8 scale": (950, 700),
-        "f32 add": (400, 380),
-        "i8 add": (700, 650),
-        "f32 mul": (400, 380),
-        "i8 mul": (700, 650),
-        "f32 quantize": (450, 430),
-        "i8 quantize": (450, 430),
-        "f32 dequantize": (380, 450),
-        "i8 dequantize": (380, 450),
+        "f32 pointwise": (950, 1200, 1400),
+        "i8 pointwise": (1300, 2750, 2350),
+        "i8 pointwise.w4": (2100, 2100, 1800),
+        "i8 pointwise.w2": (2100, 2100, 1750),
+        "i8 pointwise of panels": (330, 300, None),
+        "f32 pointwise1": (620, 500, 740),
+        "i8 pointwise1": (850, 1100, 1750),
+        "i8 pointwise1.w4": (800, 1100, 1200),
+        "i8 pointwise1.w2": (930, 1100, 1200),
+        "f32 linear": (950, 1200, 1400),
+        "i8 linear": (1300, 2750, 2350),
+        "i8 linear of panels": (330, 370, None),
+        "f32 linear1": (420, 600, 490),
+        "i8 linear1": (650, 860, 1350),
+        "i8 linear1.w4": (380, 360, 500),
+        "i8 linear1.w2": (370, 350, 510),
+        "f32 conv2d": (3550, 3400, 3000),
+        "i8 conv2d": (2200, 2450, 1900),
+        "f32 depthwise3": (2900, 6100, 1800),
+        "i8 depthwise3": (2850, 4000, 3050),
+        "f32 depthwise5": (2550, 3850, 3050),
+        "i8 depthwise5": (3700, 4450, 3900),
+        "f32 depthwise7": (1750, 2050, 1000),
+        "i8 depthwise7": (8050, 6550, 3750),
+        "f32 irb": (4800, 8500, 4600),  # the sum of its parts
+        "f32 global_avgpool": (830, 800, 560),
+        "i8 global_avgpool": (570, 600, 420),
+        "f32 scale": (760, 270, 440),
+        "i8 scale": (730, 890, 420),
+        "f32 add": (130, 160, 40),
+        "i8 add": (390, 510, 340),
+        "f32 mul": (150, 180, 40),
+        "i8 mul": (340, 460, 320),
+        "f32 quantize": (170, 280, 110),
+        "i8 quantize": (170, 280, 110),
+        "f32 dequantize": (70, 60, 100),
+        "i8 dequantize": (70, 60, 100),
+        "i8 panel1x1": (470, 450, None),
+        "i8 panel1x1.w4": (490, 560, None),
+        "i8 panel1x1.w2": (330, 430, None),
+        "i8 panel1x2": (470, 590, None),
+        "i8 panel1x2.w4": (520, 600, None),
+        "i8 panel1x2.w2": (370, 780, None),
+        "i8 panel4x1": (640, 890, None),
+        "i8 panel4x1.w4": (640, 720, None),
+        "i8 panel4x1.w2": (780, 870, None),
+        "i8 panel4x2": (720, 1290, None),
+        "i8 panel4x2.w4": (730, 880, None),
+        "i8 panel4x2.w2": (940, 1080, None),
+        "i8 panel4x3": (None, 1190, None),
+        "i8 panel4x3.w4": (None, 1480, None),
+        "i8 panel4x3.w2": (None, 2070, None),
+        "i8 panel6x1": (750, None, None),
+        "i8 panel6x2": (1060, None, None),
+        "i8 table": (1810, 1550, None),
     }
 )
 #: A kernel of a class that was not measured, and one that TVM legalizes itself.
@@ -97,7 +120,7 @@ class NetworkCost:
 class _KernelCost:
     scratch_bytes: int
     weight_bytes: int
-    code_bytes: int
+    code: Mapping[str, int]  # by symbol, of the functions it is made of
     ordered_pixels: int = 0
 
 
@@ -117,11 +140,11 @@ def _kernel_cost(key: OpKey, target: TargetSpec, choice: Choice) -> _KernelCost:
         # The fallback packs nothing: weights as they are, and a bias.
         stored = key.weight_bytes
         bias = 4 * key.out_shape[-1] if stored else 0
-        return _KernelCost(0, stored + bias, code_bytes(key, target, fallback=True))
+        return _KernelCost(0, stored + bias, code_bytes(key, target, choice))
     function = template.function(key, target)
     packed = template.packed_bytes(key, target)
     return _KernelCost(
-        function.scratch_bytes, packed, code_bytes(key, target), function.ordered_pixels
+        function.scratch_bytes, packed, code_bytes(key, target, choice), function.ordered_pixels
     )
 
 
@@ -144,9 +167,11 @@ def packed_bytes(keys: Iterable[OpKey], target: TargetSpec) -> list[int]:
     return [cost.weight_bytes for cost in _costs(keys, target)]
 
 
-def code_class(key: OpKey) -> str:
-    """The class of kernels that a kernel's code is estimated by."""
+def code_class(key: OpKey, shared: Collection[Shared] = ()) -> str:
+    """The class of kernels that a kernel's code is estimated by; ``shared`` is what it calls."""
     name = key.op
+    if any(one.kind.startswith("panel") for one in shared):
+        return f"{name} of panels"
     if name == "depthwise":
         name += str(max(key.kernel))
     elif name in ("pointwise", "linear") and set(key.out_shape[:-1]) <= {1}:
@@ -154,16 +179,26 @@ def code_class(key: OpKey) -> str:
     return f"{name}.w{key.weight_bits}" if key.weight_bits else name
 
 
-def code_bytes(key: OpKey, target: TargetSpec, *, fallback: bool = False) -> int:
-    """Estimated bytes of a kernel's code (see `CODE_BYTES`)."""
-    if fallback or key.op == "fallback":
-        return FALLBACK_CODE_BYTES
-    name = f"{key.precision} {code_class(key)}"
+def code_bytes(key: OpKey, target: TargetSpec, choice: Choice = MODEL) -> dict[str, int]:
+    """Estimated bytes of the functions that a kernel is made of, by symbol (see `CODE_BYTES`).
+
+    Symbols that kernels have in common are functions they share, which a network has once.
+    """
+    template = schedules.select(key, target, choice)
+    symbol = symbol_of(key, choice)
+    if template is None:
+        return {symbol: FALLBACK_CODE_BYTES}
+    shared = template.shared(key, target)
+    own = _stated(f"{key.precision} {code_class(key, shared)}", target)
+    return {symbol: own, **{one.symbol: _stated(f"i8 {one.kind}", target) for one in shared}}
+
+
+def _stated(name: str, target: TargetSpec) -> int:
     sizes = CODE_BYTES.get(name) or CODE_BYTES.get(name.partition(".")[0])
-    if sizes is None:
-        return OTHER_CODE_BYTES
     # Microcontrollers have other kernels, whose code is one number for all (pipeline.firmware).
-    return sizes[target.arch == "aarch64"]
+    column = 2 if target.arch == "aarch64" else int(target.vector_bits >= 512)
+    found = None if sizes is None else sizes[column]
+    return OTHER_CODE_BYTES if found is None else found
 
 
 def scratch_bytes(graph: KernelGraph, target: TargetSpec) -> dict[str, int]:
@@ -190,7 +225,7 @@ def _plan(
 def flash_bytes(graph: KernelGraph, target: TargetSpec) -> tuple[int, int]:
     """Bytes of packed constants, and the estimated bytes of code; each distinct kernel once."""
     costs = _costs(graph.keys, target)
-    return _weights(graph.kernels, costs), _code(graph.kernels, costs)
+    return _weights(graph.kernels, costs), _code(costs)
 
 
 def _weights(kernels: Iterable[Kernel], costs: Iterable[_KernelCost]) -> int:
@@ -201,8 +236,10 @@ def _weights(kernels: Iterable[Kernel], costs: Iterable[_KernelCost]) -> int:
     )
 
 
-def _code(kernels: Iterable[Kernel], costs: Iterable[_KernelCost]) -> int:
-    distinct = {kernel.key: cost.code_bytes for kernel, cost in zip(kernels, costs, strict=True)}
+def _code(costs: Iterable[_KernelCost]) -> int:
+    distinct: dict[str, int] = {}
+    for cost in costs:
+        distinct.update(cost.code)
     return sum(distinct.values())
 
 
@@ -243,5 +280,5 @@ def evaluate(
         arena_bytes=arena_bytes,
         lower_bound_bytes=bound_bytes,
         weight_bytes=_weights(graph.kernels, costs),
-        code_bytes_estimate=_code(graph.kernels, costs),
+        code_bytes_estimate=_code(costs),
     )

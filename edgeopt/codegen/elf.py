@@ -4,7 +4,7 @@ Kernels are compiled one by one and kept in a cache that networks share, under s
 network's name is part of. Joining renames them, and keeps of each object only what the kernels
 reach: debug sections and unused helpers of the compiler stay behind. Every kernel has a section of
 its own (``.text.<symbol>``), so a linker can drop those that nothing calls; constants that several
-kernels load are stored once.
+kernels load are stored once, and so are the functions that kernels share, which become local.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from edgeopt.codegen.abi import SHARED
 
 _SHT_PROGBITS, _SHT_SYMTAB, _SHT_STRTAB, _SHT_RELA, _SHT_NOBITS, _SHT_REL = 1, 2, 3, 4, 8, 9
 _SHF_ALLOC, _SHF_EXEC, _SHF_MERGE, _SHF_STRINGS, _SHF_INFO = 0x2, 0x4, 0x10, 0x20, 0x40
@@ -120,12 +122,15 @@ def join(objects: Sequence[tuple[bytes, Mapping[str, str]]]) -> bytes:
     Args:
         objects: each with the functions wanted of it: their symbols there, and their new names.
 
+            Functions that kernels share keep their names, and come before their callers; of
+            several of one name the first is taken.
+
     Returns:
         An object that defines the new names, and what they reach.
 
     Raises:
         ValueError: an object is malformed, of another machine than the first, or lacks a symbol;
-            or two functions have the same new name.
+            two functions have the same new name, or a shared one comes too late.
     """
     if not objects:
         raise ValueError("nothing to join")
@@ -150,6 +155,7 @@ class _Joined:
         self.locals: list[_Symbol] = []
         self.globals: list[_Symbol] = []
         self.named: dict[str, int] = {}  # global name -> index in globals
+        self.shared: dict[str, int] = {}  # name of a shared function -> index in locals
         self.pools: dict[tuple[str, int, int], _Pool] = {}
 
     def add(self, source: _Object, wanted: Mapping[str, str]) -> None:
@@ -158,8 +164,12 @@ class _Joined:
         placed: dict[int, int] = {}  # section there -> here, 1-based
         symbols: dict[int, tuple[bool, int]] = {}  # symbol there -> (global?, index here)
         found = {s.name: i for i, s in enumerate(source.symbols) if s.binding != _LOCAL}
+        known = {i for i, s in enumerate(source.symbols) if s.name in self.shared}
+        symbols |= {i: (False, self.shared[source.symbols[i].name]) for i in known}
         pending = []
         for old, new in wanted.items():
+            if old in self.shared:
+                continue
             index = found.get(old)
             if index is None or not 0 < source.symbols[index].section < _RESERVED:
                 raise ValueError(f"the object does not define {old}")
@@ -178,11 +188,15 @@ class _Joined:
             new_sections.append(index)
             for _, _, named, _ in section.relocations:
                 at = source.symbols[named].section
-                if 0 < at < _RESERVED:
+                if 0 < at < _RESERVED and named not in known:
                     pending.append(at)
         for index, symbol in enumerate(source.symbols):
             place = placed.get(symbol.section, 0)
-            if symbol.binding == _LOCAL:
+            if symbol.name.startswith(SHARED):
+                if index not in known and place:
+                    symbols[index] = self._local(symbol, place)
+                    self.shared[symbol.name] = symbols[index][1]
+            elif symbol.binding == _LOCAL:
                 kept = place and (symbol.kind == _SECTION or symbol.name.startswith("$"))
                 if kept:
                     symbols[index] = self._local(symbol, place)
@@ -214,6 +228,8 @@ class _Joined:
         """A symbol as relocations name it until indices are known: locals even, globals odd."""
         if index not in symbols:
             symbol = source.symbols[index]
+            if symbol.name.startswith(SHARED):
+                raise ValueError(f"{symbol.name} is called before it is defined")
             if symbol.section in poolable:
                 symbols[index] = self._pooled(source, symbol)
             elif symbol.binding == _LOCAL:
@@ -225,9 +241,8 @@ class _Joined:
 
     def _local(self, symbol: _Symbol, place: int) -> tuple[bool, int]:
         name = "" if symbol.kind == _SECTION else symbol.name
-        self.locals.append(
-            _Symbol(name, symbol.value, symbol.size, symbol.info, symbol.other, place)
-        )
+        info = _LOCAL << 4 | symbol.kind
+        self.locals.append(_Symbol(name, symbol.value, symbol.size, info, symbol.other, place))
         return False, len(self.locals) - 1
 
     def _global(self, symbol: _Symbol, name: str, place: int) -> tuple[bool, int]:

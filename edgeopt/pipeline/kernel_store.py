@@ -17,6 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeopt import __version__
 from edgeopt.codegen import schedules
@@ -27,6 +28,9 @@ from edgeopt.core.files import digest
 from edgeopt.core.kernels import Kernel, OpKey
 from edgeopt.core.target import TargetSpec
 from edgeopt.pipeline.cache import StageCache
+
+if TYPE_CHECKING:
+    from edgeopt.codegen.schedules.shared import Shared
 
 _STAGE, _FILE = "kernel", "kernel.o"
 #: Fewer kernels than this are compiled here: a process more would not pay.
@@ -59,7 +63,7 @@ def codegen_version() -> str:
     from importlib.metadata import version
 
     root = Path(__file__).resolve().parents[1] / "codegen"
-    names = ("build", "abi", "fallback", "rawptr", "../core/activations", "../core/affine")
+    names = ("build", "abi", "elf", "fallback", "rawptr", "../core/activations", "../core/affine")
     files = sorted([*(root / "schedules").glob("*.py"), *(root / f"{n}.py" for n in names)])
     mark = digest(b"".join(path.read_bytes() for path in files))[:12]
     return f"edgeopt {__version__} {mark}, tvm {version('apache-tvm')}"
@@ -187,8 +191,9 @@ def _compile_one(job: Job, target: TargetSpec) -> bytes:
     from edgeopt.codegen import build, fallback
 
     template = schedules.select(job.key, target, job.choice)
+    shared: tuple[Shared, ...] = ()
     if template is not None:
-        primfunc = template.primfunc(job.key, target)
+        primfunc, shared = template.primfunc(job.key, target), template.shared(job.key, target)
     elif job.kernel is not None:
         primfunc = fallback.primfunc(job.kernel, target)
     else:
@@ -196,7 +201,7 @@ def _compile_one(job: Job, target: TargetSpec) -> bytes:
             "no kernel template implements this", where=str(job.key),
             hint="kernels without a template are compiled by the fallback path",
         )  # fmt: skip
-    return build.compile_object({job.symbol: primfunc}, target)
+    return build.compile_object({job.symbol: primfunc}, target, shared)
 
 
 def joined(jobs: Sequence[Job], objects: Mapping[Job, bytes], *, prefix: str = "") -> bytes:

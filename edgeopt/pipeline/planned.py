@@ -1,8 +1,9 @@
 """What a subnet under a precision plan costs: exactly by lowering it, thousands at once by tables.
 
 The parts of a space are independent (`edgeopt.pipeline.space_kernels`), with their bits as well:
-what every choice of every block in every width adds to latency and constants, and which kernels it
-needs, is noted once; a candidate is then a few look-ups, and its code that of its distinct kernels.
+what every choice of every block in every width adds to latency and constants, and which functions
+its kernels are made of, is noted once; a candidate is then a few look-ups, and its code that of its
+functions.
 What a sum leaves out (a table's calibration) is measured on a few candidates, so that screening
 stays safe.
 """
@@ -143,18 +144,21 @@ class _Tables:
             found = [known[packed[key, bits]] for key in parts.get(name, ())]
             return sum(v for v, _ in found), sum(b for _, b in found)
 
-        self._code = np.array([cost.code_bytes(key, target) for key in every], np.float64)
+        made_of = {key: cost.code_bytes(key, target) for key in every}
+        functions = {name: size for found in made_of.values() for name, size in found.items()}
+        self._code = np.array(list(functions.values()), np.float64)
         if costs.profile.kind == "firmware":  # where it is one number for all
             self._code[:] = 0.0
-        number = {key: index for index, key in enumerate(every)}
+        number = {name: index for index, name in enumerate(functions)}
 
         def needed(name: tuple[int, ...], bits: int) -> npt.NDArray[np.bool_]:
-            found = np.zeros(len(every), bool)
-            found[[number[packed[key, bits]] for key in parts.get(name, ())]] = True
+            found = np.zeros(len(functions), bool)
+            for key in parts.get(name, ()):
+                found[[number[function] for function in made_of[packed[key, bits]]]] = True
             return found
 
         self._fixed, self._blocks, self._head = self._arranged(total)
-        self._fixed_kernels, self._block_kernels, self._head_kernels = self._arranged(needed)
+        self._fixed_code, self._block_code, self._head_code = self._arranged(needed)
         self._compare(costs)
 
     def _arranged(
@@ -190,7 +194,7 @@ class _Tables:
     def _sums(self, genes: npt.NDArray[np.int64]) -> Floats:
         space, domain = self.domain.space, self.domain
         size = genes[:, 0]
-        found, kernels = self._fixed[size].copy(), self._fixed_kernels[size].copy()
+        found, functions = self._fixed[size].copy(), self._fixed_code[size].copy()
         pairs = genes[:, 1 + len(space.stages) : self._first]
         plan = genes[:, self._first :]
         lengths = np.column_stack(
@@ -202,12 +206,12 @@ class _Tables:
                 at = (size, i, pairs[:, 2 * i], pairs[:, 2 * i + 1], plan[:, i])
                 used = (lengths[:, index] > offset)[:, None]
                 found += self._blocks[at] * used
-                kernels |= self._block_kernels[at] & used
+                functions |= self._block_code[at] & used
         for i in range(len(HEAD_LAYERS)):
             head = (size, i, plan[:, domain.space.block_count + i])
             found += self._head[head]
-            kernels |= self._head_kernels[head]
-        found[:, 1] += kernels @ self._code
+            functions |= self._head_code[head]
+        found[:, 1] += functions @ self._code
         return np.asarray(found)
 
     def screen(self, genes: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:

@@ -72,18 +72,18 @@ class Kernels:
     def __init__(self, graphs: Sequence[KernelGraph], folder: Path) -> None:
         from edgeopt.codegen import fallback
 
-        primfuncs = {}
+        primfuncs, called = {}, {}
         for kernel in (kernel for graph in graphs for kernel in graph.kernels):
             symbol = symbol_of(kernel.key)
             if symbol not in primfuncs:
                 template = schedules.select(kernel.key, HOST)
-                primfuncs[symbol] = (
-                    fallback.primfunc(kernel, HOST)
-                    if template is None
-                    else template.primfunc(kernel.key, HOST)
-                )
+                if template is None:
+                    primfuncs[symbol] = fallback.primfunc(kernel, HOST)
+                    continue
+                primfuncs[symbol] = template.primfunc(kernel.key, HOST)
+                called.update(dict.fromkeys(template.shared(kernel.key, HOST)))
         obj, shared = folder / "kernels.o", folder / "kernels.so"
-        obj.write_bytes(build.compile_object(primfuncs, HOST))
+        obj.write_bytes(build.compile_object(primfuncs, HOST, called))
         subprocess.run(
             ["gcc", "-shared", "-o", str(shared), str(obj), "-lm"], check=True, capture_output=True
         )

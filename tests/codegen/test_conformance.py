@@ -65,8 +65,8 @@ def test_every_template_is_in_every_sample(machine: machines.Machine) -> None:
 @pytest.mark.parametrize("machine", [m for m in machines.MACHINES if m.shows], ids=str)
 def test_machines_use_their_instructions(machine: machines.Machine) -> None:
     key = shapes.as_int8(shapes.pointwise((4, 4), 64, 64))
-    ((text, _),) = build.assembly([key], machine.target)
-    assert machine.shows in text
+    texts = [text for text, _ in build.assembly([key], machine.target)]
+    assert any(machine.shows in text for text in texts)
 
 
 FLAGS = {

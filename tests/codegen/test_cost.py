@@ -64,7 +64,7 @@ def test_int8_takes_about_a_quarter() -> None:
 
 def test_kernels_without_a_template_still_cost_something() -> None:
     key = OpKey("fallback", (8,), (8,), variant="x")
-    assert cost.code_bytes(key, HOST) == cost.FALLBACK_CODE_BYTES
+    assert set(cost.code_bytes(key, HOST).values()) == {cost.FALLBACK_CODE_BYTES}
     b = Builder(0)
     b.op("onnx", (b.input(1, 8),), (1, 8), {"node": b"z" * 321})
     weights, code = cost.flash_bytes(lower(b.network()), HOST)

@@ -44,7 +44,7 @@ def make(network: Network, profile: DeviceProfile, l2_bytes: int = 0) -> Made:
     """The code; with ``l2_bytes``, blocks are fused as for such a cache."""
     target = profile.target
     graph = fused(lower(network), replace(target, l2_bytes=l2_bytes or target.l2_bytes))
-    functions, constants, primfuncs = [], [], {}
+    functions, constants, primfuncs, shared = [], [], {}, []
     prefix = runner.kernel_prefix(NAME)
     for kernel in graph.kernels:
         symbol = prefix + symbol_of(kernel.key)
@@ -57,8 +57,9 @@ def make(network: Network, profile: DeviceProfile, l2_bytes: int = 0) -> Made:
             functions.append(template.function(kernel.key, target))
             constants.append(template.pack(kernel.key, target, kernel.constants))
             primfuncs[symbol] = template.primfunc(kernel.key, target)
+            shared += template.shared(kernel.key, target)
     scratch = [f.scratch_bytes for f in functions]
-    kernels = compile_object(primfuncs, target)
+    kernels = compile_object(primfuncs, target, shared)
     vectors = make_vectors(network)
     code = emit.render(
         graph, plan(graph, scratch, runner.buffer_alignment(target)), functions, constants,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeopt.codegen.schedules import candidates, parts, table
+from edgeopt.codegen.schedules import candidates, parts, shared, table
 from edgeopt.codegen.schedules.depthwise_parts import divide
 from edgeopt.codegen.schedules.depthwise_plan import Plan, lane_order, pairs_taps, plan_of
 from edgeopt.codegen.schedules.gemm import fold_bias, requantization
@@ -116,6 +116,13 @@ class Depthwise(BaseTemplate):
         integer = depthwise_pairs if pairs_taps(isa) else depthwise_i8
         emit = depthwise_f32.emit if key.dtype == "f32" else integer.emit
         return emit(self.function(key, target), self.plan(key, target), isa, sizes)
+
+    def shared(self, key: OpKey, target: TargetSpec) -> tuple[shared.Shared, ...]:
+        """The function of a table."""
+        isa = known_isa(target)
+        parts = self.divide(key, target).parts if target.threads > 1 else 1
+        line = key.out_shape[1] * key.out_shape[2]
+        return shared.of_table(key, isa, parts, line) if pairs_taps(isa) else ()
 
 
 def overflows(weights: Array) -> bool:

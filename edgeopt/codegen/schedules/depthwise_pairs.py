@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeopt.codegen.abi import KernelFunction
-from edgeopt.codegen.schedules import table
 from edgeopt.codegen.schedules.depthwise_parts import axis_of, block_runs
 from edgeopt.codegen.schedules.depthwise_plan import Plan, column_runs, lane_order
 from edgeopt.codegen.schedules.emit import (
@@ -35,6 +34,7 @@ from edgeopt.codegen.schedules.emit import (
 )
 from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.mathfn import Requantizer
+from edgeopt.codegen.schedules.shared_code import look_up
 from edgeopt.codegen.schedules.stage import fill_run
 from edgeopt.codegen.schedules.template import elements, is_table
 from edgeopt.core.kernels import OpKey
@@ -123,7 +123,7 @@ class _Emitter:
                 unit += times
             if is_table(key.activation):
                 out = key.out_shape[1] * key.out_shape[2]
-                table.apply(b, self.isa, b["y"], b["y"], row * out, out)
+                look_up(b, key, self.isa, row * out, out)
         return b.finish()
 
     def tile(self, tiles: Tiles, row: Expr, at: Expr, run: Expr, block: Expr, valid: int) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from tvm import tirx as tirx  # re-exported: the templates write expressions with it
 from tvm.ir import PointerType, PrimType
 
-from edgeopt.codegen.abi import ROLLED, KernelFunction
+from edgeopt.codegen.abi import ROLLED, Arg
 
 #: TVM expressions and buffers carry no Python types.
 Expr = Any
@@ -117,16 +117,37 @@ class View:
         return self.buffer.ty
 
 
-class Builder:
-    """Statements of one kernel under construction."""
+class Function(Protocol):
+    """What a builder must know of the function it builds."""
 
-    def __init__(self, function: KernelFunction, sizes: Mapping[str, int]) -> None:
+    @property
+    def symbol(self) -> str:
+        """Its name."""
+
+    @property
+    def args(self) -> tuple[Arg, ...]:
+        """Its parameters."""
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Working memory of all parts."""
+
+    @property
+    def parts(self) -> int:
+        """How many it is divided into."""
+
+
+class Builder:
+    """Statements of one function under construction."""
+
+    def __init__(self, function: Function, sizes: Mapping[str, int]) -> None:
         """Declare the parameters; ``sizes`` are their elements by name."""
         self.function = function
         self._stack: list[list[Any]] = [[]]
         self._params = []
         self._pointers: dict[str, Any] = {}
         self._buffers: dict[str, Buffer] = {}
+        self.extents: dict[str, Expr] = {}
         self._count = 0
         self._part: Expr = None
         self._rolled = False
@@ -135,6 +156,10 @@ class Builder:
             if arg.kind == "part":
                 self._part = tirx.Var(arg.name, name)
                 self._params.append(self._part)
+                continue
+            if arg.kind == "extent":
+                self.extents[arg.name] = tirx.Var(arg.name, name)
+                self._params.append(self.extents[arg.name])
                 continue
             pointer = tirx.Var(arg.name, PointerType(PrimType(name)))
             self._params.append(pointer)

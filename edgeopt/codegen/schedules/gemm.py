@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeopt.codegen.schedules import candidates, packing, parts, table
+from edgeopt.codegen.schedules import candidates, packing, parts, shared, table
 from edgeopt.codegen.schedules.gemm_parts import divide
 from edgeopt.codegen.schedules.gemm_plan import Plan, plan_of, suited
 from edgeopt.codegen.schedules.isa import Isa, isa_of, known_isa
@@ -17,6 +17,7 @@ from edgeopt.codegen.schedules.template import (
     BaseTemplate,
     Const,
     Template,
+    elements,
     is_table,
     round_up,
 )
@@ -109,11 +110,26 @@ class Gemm(BaseTemplate):
 
     def primfunc(self, key: OpKey, target: TargetSpec) -> Any:
         """Emit the kernel."""
-        from edgeopt.codegen.schedules.gemm_code import emit
+        from edgeopt.codegen.schedules import gemm_code, gemm_shared
 
         sizes = {const.name: const.elements for const in self.consts(key, target)}
-        isa = _isa(key, target)
-        return emit(self.function(key, target), self.plan(key, target), isa, sizes)
+        isa, plan = _isa(key, target), self.plan(key, target)
+        module = gemm_shared if self._shares(key, target) else gemm_code
+        return module.emit(self.function(key, target), plan, isa, sizes)
+
+    def shared(self, key: OpKey, target: TargetSpec) -> tuple[shared.Shared, ...]:
+        """The functions of panels, and of a table."""
+        isa, parts = _isa(key, target), self._parts(key, target)
+        panels = self._shares(key, target)
+        found = shared.of_panels(self.plan(key, target), isa) if panels else ()
+        return (*found, *shared.of_table(key, isa, parts, elements(key.out_shape)))
+
+    def _parts(self, key: OpKey, target: TargetSpec) -> int:
+        return self.divide(key, target).parts if target.threads > 1 else 1
+
+    def _shares(self, key: OpKey, target: TargetSpec) -> bool:
+        """Whether the kernel is calls of shared functions, which compute all of a panel."""
+        return self._parts(key, target) == 1 and self.plan(key, target).shared
 
 
 def _isa(key: OpKey, target: TargetSpec) -> Isa:

@@ -20,6 +20,15 @@ from edgeopt.core.kernels import OpKey
 _TILE_CYCLES, _LATENCY = 12.0, 4.0
 #: Reductions from which on adding lanes up at the end costs less than broadcasting.
 _LONG = 64
+#: Pixels of the tiles of functions that kernels share, by lanes; how much slower than what is made
+#: for one kernel they may be by the model, which takes short tiles of 512 bits for slower than they
+#: are (benchmarks/kernel_versions.py); and by how many cycles.
+_SHARED_PIXELS = {8: (1, 4, 6), 16: (1, 4)}
+_SHARED_SLOWER, _SHARED_CYCLES = {8: 1.08, 16: 1.35}, 100.0
+#: Of all pixels, those that overlapping tiles may compute twice.
+_SHARED_TWICE = 0.07
+#: Their inner loop goes round at least once, also where it does as many steps at once.
+_SHARED_STEPS = 4
 #: Cycles a tile for each sum beyond half of the registers, found by benchmarks/tile_regret.py.
 _CROWDED_CYCLES = 6.0
 
@@ -75,6 +84,7 @@ class Plan:
     pack: int  # reduction elements a lane consumes at once
     lanes: int
     bits: int  # of a weight in memory
+    shared: bool = False  # panels are computed by functions that kernels share
 
     @property
     def output_vectors(self) -> int:
@@ -193,7 +203,8 @@ def _flat_staged(key: OpKey, isa: Isa, window: Window, out_c: int, choice: Choic
             run=window.run, run_packed=window.run_packed, group_stride=window.run,
         )  # fmt: skip
         plan = tiled(key, isa, part, stage, 1, out_c, pack, choice)
-        cost = tile_cost(plan, isa, plan.pixels, plan.vectors) * part.out_rows
+        of_band = _shared_cost if plan.shared else tile_cost
+        cost = of_band(plan, isa, plan.pixels, plan.vectors) * part.out_rows
         cost += part.out_rows * plan.weight_bytes / 32
         if best is None or cost < best[0]:
             best = cost, plan
@@ -219,11 +230,16 @@ def tiled(
         reduction=reduction, pixels=1, vectors=1, panel_outer=False, split=1, pack=pack,
         lanes=isa.lanes, bits=key.weight_bits or 8 * BYTES[key.dtype],
     )  # fmt: skip
+    shared = False
     if choice.pixels:
         pixels = min(choice.pixels, window.out_cols)
         vectors = min(choice.vectors, base.output_vectors)
     else:
-        pixels, vectors = _tile(base, isa, key.dtype == "i8")
+        cost, pixels, vectors = _tile(base, isa, key.dtype == "i8")
+        if not choice.order and _can_share(base, isa):
+            found, *tile = _shared_tile(base, isa)
+            if found <= _SHARED_SLOWER[isa.lanes] * cost + _SHARED_CYCLES:
+                (pixels, vectors), shared = tile, True
     split = choice.split if choice.split and key.dtype != "i8" else 1
     if not choice.split and pixels * vectors < 8 and key.dtype != "i8":
         split = max(s for s in (1, 2, 4, 8) if s * pixels * vectors <= 8)
@@ -239,7 +255,9 @@ def tiled(
     rows_outer = 0 if weight_bytes <= near else weight_bytes * tiles
     panels_outer = 0 if input_bytes <= near // 2 else input_bytes * panels
     panel_outer = choice.order == "p" if choice.order else panels_outer < rows_outer
-    return replace(base, pixels=pixels, vectors=vectors, panel_outer=panel_outer, split=split)
+    return replace(
+        base, pixels=pixels, vectors=vectors, panel_outer=panel_outer, split=split, shared=shared
+    )
 
 
 def suited(key: OpKey, isa: Isa) -> Isa:
@@ -346,7 +364,45 @@ def tile_cost(plan: Plan, isa: Isa, pixels: int, vectors: int) -> float:
     return total * plan.band
 
 
-def _tile(plan: Plan, isa: Isa, integer: bool) -> tuple[int, int]:
+def _can_share(plan: Plan, isa: Isa) -> bool:
+    """Whether the panels of a product can be computed by functions that kernels share.
+
+    These are int8 products of matrices with AVX2 or AVX-512; other processors were not measured.
+    """
+    window = plan.window
+    return (
+        isa.arch == "x86_64"
+        and isa.lanes in _SHARED_PIXELS
+        and plan.stage is not None
+        and plan.pack == isa.pack > 1
+        and plan.groups == window.taps_h == window.taps_w == 1
+        and window.row_stride == 0
+        and plan.outputs % 8 == 0
+        and window.run == window.run_packed >= _SHARED_STEPS * plan.pack
+    )
+
+
+def _shared_cost(plan: Plan, isa: Isa, pixels: int, vectors: int) -> float:
+    """Cycles of one band, roughly: the last tile of pixels overlaps the one before."""
+    full, rest = divmod(plan.output_vectors, vectors)
+    work = full * _work(plan, isa, pixels, vectors)
+    work += _work(plan, isa, pixels, rest) if rest else 0.0
+    return -(-plan.window.out_cols // pixels) * work
+
+
+def _shared_tile(plan: Plan, isa: Isa) -> tuple[float, int, int]:
+    """The best of few sizes, so that few functions suffice: (cycles, pixels, vectors)."""
+    cols, found = plan.window.out_cols, []
+    for pixels in _SHARED_PIXELS[isa.lanes]:
+        if pixels > cols or -(-cols // pixels) * pixels > (1 + _SHARED_TWICE) * cols:
+            continue
+        for vectors in range(1, min(plan.output_vectors, 3 if pixels > 1 else 2) + 1):
+            if fits(isa, pixels, vectors, True, plan.is_packed):
+                found.append((_shared_cost(plan, isa, pixels, vectors), pixels, vectors))
+    return min(found)
+
+
+def _tile(plan: Plan, isa: Isa, integer: bool) -> tuple[float, int, int]:
     best: tuple[float, int, int] | None = None
     for vectors in range(1, min(plan.output_vectors, isa.registers - 2) + 1):
         for pixels in range(1, min(plan.window.out_cols, 14) + 1):
@@ -356,4 +412,4 @@ def _tile(plan: Plan, isa: Isa, integer: bool) -> tuple[int, int]:
             if best is None or cost < best[0]:
                 best = cost, pixels, vectors
     assert best is not None
-    return best[1], best[2]
+    return best

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from edgeopt.codegen.abi import KernelFunction
-from edgeopt.codegen.schedules.emit import Buffer, Builder, Expr, bcast, cast
+from edgeopt.codegen.schedules.emit import Buffer, Builder, Expr, bcast, cast, dtype_of
 from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.layout import (
     concat_parts,
@@ -38,7 +38,7 @@ def emit(function: KernelFunction, isa: Isa, consts: Mapping[str, int]) -> Any:
 
 
 def _run(b: Builder, source: Buffer, at: Expr, to: Expr, count: int, width: int) -> None:
-    copy_run(b, source, at, b["y"], to, count, b.function.key.dtype, False, width)
+    copy_run(b, source, at, b["y"], to, count, dtype_of(b["y"])[0], False, width)
 
 
 def _copy(b: Builder, function: KernelFunction, isa: Isa, width: int) -> None:

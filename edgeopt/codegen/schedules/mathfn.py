@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from tvm import tirx
@@ -245,21 +245,26 @@ class Requantizer:
         steps: Sequence[Expr],
         *,
         paired: bool = False,
+        offset_of: Callable[[int], Expr] | None = None,
     ) -> None:
         """Store several float32 vectors as int8, each at (offset from ``base``, valid lanes).
+
+        Where offsets are known only as the kernel runs, places have numbers for them, of which
+        ``offset_of`` makes the offsets; of neighbours they differ by what the offsets do.
 
         With ``paired``, every two vectors hold sixteen channels as pairwise multiply-adds leave
         them: of each eight, four in the first vector and four in the second. Only AVX2's packs
         undo that on their way.
         """
         if self._narrows:
-            assert not paired
+            assert not paired and offset_of is None
             self._narrowed(buffer, base, places, steps)
             return
         if not self.packs:
             assert not paired
             for (offset, valid), v in zip(places, steps, strict=True):
-                self._b.store_some(buffer, base + offset, self._b.bind(self(v)), valid)
+                place = offset if offset_of is None else offset_of(offset)
+                self._b.store_some(buffer, base + place, self._b.bind(self(v)), valid)
             return
         for start in range(0, len(steps), 4):
             group = list(steps[start : start + 4])
@@ -276,7 +281,8 @@ class Requantizer:
                     continue
                 value = part(whole, 8 * at, 8 * run)
                 valid = 8 * (run - 1) + min(wanted[at + run - 1][1], 8)
-                self._b.store_some(buffer, base + offset, value, valid)
+                place = offset if offset_of is None else offset_of(offset)
+                self._b.store_some(buffer, base + place, value, valid)
                 at += run
 
     def _narrowed(

@@ -59,6 +59,24 @@ def apply(b: Builder, isa: Isa, source: Any, target: Any, start: Expr, count: in
         b.store_some(target, at, value, rest)
 
 
+def apply_eights(b: Builder, isa: Isa, target: Any, count: Expr) -> None:
+    """Look up ``count`` bytes in place, a multiple of eight that is known as it runs."""
+    from edgeopt.codegen.schedules.emit import tirx
+
+    rows = _Rows(b, isa, 32)
+    done: Expr = 0
+    for vectors, lanes in ((_AT_ONCE, 32), (1, 32), (1, 8)):
+        width = lanes * vectors
+        start = b.bind(done) if not isinstance(done, int) else done
+        times = b.bind(tirx.truncdiv(count - start, width), "times")
+        with b.loop(times, "entries") as step:
+            at = b.bind(start + step * width, "at")
+            indices = [b.load_some(target, at + v * lanes, lanes, 32) for v in range(vectors)]
+            for v, value in enumerate(rows.look_up([b.bind(i) for i in indices])):
+                b.store_some(target, at + v * lanes, value, lanes)
+        done = start + times * width
+
+
 def _scalar(b: Builder, source: Any, at: Expr) -> Expr:
     from edgeopt.codegen.schedules.emit import cast, reinterpret
 

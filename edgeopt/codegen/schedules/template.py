@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.network import DTYPE_BYTES, Array
 from edgeopt.core.target import TargetSpec
+
+if TYPE_CHECKING:
+    from edgeopt.codegen.schedules.shared import Shared
 
 NUMPY = {"f32": np.float32, "i8": np.int8, "u8": np.uint8, "i16": np.int16, "i32": np.int32}
 #: Tilings of one kernel that are worth measuring, the model's own among them.
@@ -49,6 +52,9 @@ class Template(Protocol):
 
     def primfunc(self, key: OpKey, target: TargetSpec) -> Any:
         """The kernel as a raw-pointer TVM PrimFunc named `KernelFunction.symbol`."""
+
+    def shared(self, key: OpKey, target: TargetSpec) -> tuple[Shared, ...]:
+        """The functions that the kernel calls and others may call as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +120,10 @@ class BaseTemplate:
         return KernelFunction(
             key, symbol, tuple(args), scratch, self.name, self.choice, parts, division.saved_cycles
         )
+
+    def shared(self, key: OpKey, target: TargetSpec) -> tuple[Shared, ...]:
+        """None unless a template says so."""
+        return ()
 
     def packed_bytes(self, key: OpKey, target: TargetSpec) -> int:
         """Bytes of all packed constants."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgeopt.codegen.abi import KernelFunction
-from edgeopt.codegen.schedules import gemm_code, gemm_plan
+from edgeopt.codegen.schedules import gemm_plan, gemm_reduce
 from edgeopt.codegen.schedules.emit import Builder, Expr, const, tirx
 from edgeopt.codegen.schedules.gemm_parts import panel_sizes
 from edgeopt.codegen.schedules.isa import Isa
@@ -135,8 +135,8 @@ class _Emitter:
         weights, ahead = b.bind(weights, "w_at"), None
         if index is not None:
             ahead = weights + vectors * lanes * plan.reduction
-            ahead = b.bind(ahead + index * (plan.reduction * gemm_code.LINE_FLOATS), "ahead")
-        gemm_code.reduce(
+            ahead = b.bind(ahead + index * (plan.reduction * gemm_reduce.LINE_FLOATS), "ahead")
+        gemm_reduce.reduce(
             b, self.isa, plan, self.inputs, False, acc, b.bind(at, "at"), weights, pixels,
             vectors, ahead,
         )  # fmt: skip

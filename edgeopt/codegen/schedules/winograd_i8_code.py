@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgeopt.codegen.abi import KernelFunction
-from edgeopt.codegen.schedules import gemm_code, table
+from edgeopt.codegen.schedules import gemm_reduce, table
 from edgeopt.codegen.schedules.emit import Builder, Expr, cast, const, tirx
 from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.mathfn import Requantizer
@@ -145,7 +145,7 @@ class _Emitter:
                     acc = b.registers(tiles * vectors, "int32", lanes)
                     for i in range(tiles * vectors):
                         acc[i] = const(0, "int32", lanes)
-                    gemm_code.reduce(
+                    gemm_reduce.reduce(
                         b, self.isa, product, self.inputs, True, acc,
                         b.bind(at + tile * plan.channels, "x_at"), weights, tiles, vectors, ahead,
                     )  # fmt: skip
