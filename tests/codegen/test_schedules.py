@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from edgeopt.codegen import build, schedules
 from edgeopt.codegen.abi import ROLLED
 from edgeopt.codegen.objects import object_size
-from edgeopt.codegen.schedules import depthwise_pairs
+from edgeopt.codegen.schedules import depthwise_tiles
 from edgeopt.codegen.schedules.depthwise_plan import plan_of
 from edgeopt.codegen.schedules.isa import known_isa
 from edgeopt.core.kernels import OpKey
@@ -153,7 +153,7 @@ def test_tiles_of_a_row_share_their_code_and_read_padding_where_they_end(tmp_pat
     ]  # fmt: skip
     isa = known_isa(harness.HOST)
     for key in map(as_int8, keys):
-        (tiles,) = depthwise_pairs.tiles_of(key, plan_of(key, isa))
+        (tiles,) = depthwise_tiles.tiles_of(key, plan_of(key, isa))
         assert tiles.times > 1, key
     uneven = OpKey("depthwise", (4, 9, 8), (4, 12, 8), kernel=(3, 6), pads=(1, 4, 1, 4), groups=8)
     parity([as_int8(key) for key in (*keys, uneven)], tmp_path)

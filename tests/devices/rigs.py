@@ -191,7 +191,8 @@ def tree(root: int) -> list[int]:
 
 
 def kill_tree(root: subprocess.Popen[bytes]) -> None:
-    for pid in reversed(tree(root.pid)):
+    # outermost first: what vanishes does not live to say that its programs have ended
+    for pid in tree(root.pid):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     root.wait()

@@ -15,7 +15,13 @@ import numpy as np
 
 from edgeopt.codegen.schedules import candidates, parts, shared, table
 from edgeopt.codegen.schedules.depthwise_parts import divide
-from edgeopt.codegen.schedules.depthwise_plan import Plan, lane_order, pairs_taps, plan_of
+from edgeopt.codegen.schedules.depthwise_plan import (
+    Plan,
+    lane_order,
+    paired_isa,
+    pairs_taps,
+    plan_of,
+)
 from edgeopt.codegen.schedules.gemm import fold_bias, requantization
 from edgeopt.codegen.schedules.isa import isa_of, known_isa
 from edgeopt.codegen.schedules.template import (
@@ -113,16 +119,22 @@ class Depthwise(BaseTemplate):
 
         isa = known_isa(target)
         sizes = {const.name: const.elements for const in self.consts(key, target)}
-        integer = depthwise_pairs if pairs_taps(isa) else depthwise_i8
-        emit = depthwise_f32.emit if key.dtype == "f32" else integer.emit
-        return emit(self.function(key, target), self.plan(key, target), isa, sizes)
+        function, plan = self.function(key, target), self.plan(key, target)
+        if key.dtype == "f32":
+            return depthwise_f32.emit(function, plan, isa, sizes)
+        if pairs_taps(isa):
+            return depthwise_pairs.emit(function, plan, paired_isa(isa), sizes)
+        return depthwise_i8.emit(function, plan, isa, sizes)
 
     def shared(self, key: OpKey, target: TargetSpec) -> tuple[shared.Shared, ...]:
-        """The function of a table."""
+        """The functions of rows, and of a table."""
         isa = known_isa(target)
+        if key.dtype == "f32" or not pairs_taps(isa):
+            return ()
         parts = self.divide(key, target).parts if target.threads > 1 else 1
+        rows = shared.of_rows(key, self.plan(key, target)) if parts == 1 else ()
         line = key.out_shape[1] * key.out_shape[2]
-        return shared.of_table(key, isa, parts, line) if pairs_taps(isa) else ()
+        return (*rows, *shared.of_table(key, isa, parts, line))
 
 
 def overflows(weights: Array) -> bool:

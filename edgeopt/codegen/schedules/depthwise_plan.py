@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from edgeopt.codegen.schedules.isa import Isa
@@ -76,18 +76,28 @@ def _staged(key: OpKey, isa: Isa, choice: Choice) -> Plan:
 
 
 def _paired(key: OpKey, isa: Isa, choice: Choice) -> Plan:
-    """The input is read where it lies; only rows outside the map need scratch."""
-    kernel_h, kernel_w = key.kernel
+    """The input is read where it lies; only rows outside the map need scratch.
+
+    Vectors of 512 bits are no faster here (benchmarks/kernel_versions.py): loads and shuffles
+    decide. Half of them pad fewer channels and take a quarter less code.
+    """
+    kernel_w = key.kernel[1]
     _, width, channels = key.in_shape
     out_h, out_w = key.out_shape[0], key.out_shape[1]
     # two accumulators a pixel; weights of wide kernels need not stay in registers, inputs do
     limit = 8 if kernel_w <= 5 or isa.registers > 16 else 4
     pixels = min(choice.pixels, out_w) or -(-out_w // -(-out_w // limit))
     pad_bytes = round_up(width * channels, 64) if key.pads[0] or key.pads[2] else 0
-    slots = kernel_h // 2 * kernel_w + kernel_h % 2 * -(-kernel_w // 2)
-    lanes = 2 * isa.lanes
+    slots = slots_of(key.kernel)
+    lanes = 2 * paired_isa(isa).lanes
     blocks = -(-channels // lanes)
     return Plan(lanes, blocks, pixels, 1, out_h, 0, 0, 0, pad_bytes, slots)
+
+
+def slots_of(kernel: tuple[int, int]) -> int:
+    """Pairs of taps: of two rows, then of the columns of a last odd one."""
+    height, width = kernel
+    return height // 2 * width + height % 2 * -(-width // 2)
 
 
 def column_runs(key: OpKey, plan: Plan) -> list[tuple[int, int, int]]:
@@ -123,6 +133,11 @@ def lane_order(lanes: int) -> tuple[int, ...]:
     """
     low = tuple(c for c in range(lanes) if c % 8 < 4)
     return low + tuple(c for c in range(lanes) if c % 8 >= 4)
+
+
+def paired_isa(isa: Isa) -> Isa:
+    """The processor as pairs of taps use it."""
+    return replace(isa, lanes=min(isa.lanes, 8))
 
 
 def pairs_taps(isa: Isa) -> bool:

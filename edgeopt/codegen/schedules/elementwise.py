@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from edgeopt.codegen.schedules import parts, table
-from edgeopt.codegen.schedules.isa import isa_of
+from edgeopt.codegen.schedules.isa import isa_of, known_isa
+from edgeopt.codegen.schedules.shared import Shared, of_sweep
 from edgeopt.codegen.schedules.template import BaseTemplate, Const, Template, elements
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.network import Array
@@ -63,6 +64,11 @@ class Elementwise(BaseTemplate):
             operand = operand.reshape(operand.shape[max(operand.ndim - len(shape), 0) :])
             given["c"] = np.broadcast_to(operand, shape)
         return super().pack(key, target, given)
+
+    def shared(self, key: OpKey, target: TargetSpec) -> tuple[Shared, ...]:
+        """The function that an int8 operator on two maps is."""
+        parts = self.divide(key, target).parts if target.threads > 1 else 1
+        return of_sweep(key, known_isa(target), parts)
 
     def primfunc(self, key: OpKey, target: TargetSpec) -> Any:
         """Emit the kernel."""

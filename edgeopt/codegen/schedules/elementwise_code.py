@@ -11,8 +11,11 @@ from edgeopt.codegen.schedules.elementwise import PAIRS
 from edgeopt.codegen.schedules.emit import Builder, Expr, bcast, cast, const, dtype_of, tirx
 from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.mathfn import Requantizer, activate, fused, unfused
+from edgeopt.codegen.schedules.shared import Sweep, of_sweep
+from edgeopt.codegen.schedules.shared_code import address, begin, call
 from edgeopt.codegen.schedules.template import elements
 from edgeopt.core.affine import GRID
+from edgeopt.core.kernels import OpKey
 
 #: Computes some elements: (their index, index along the channels, lanes, how many).
 Body = Callable[[Expr, Expr, int, int], None]
@@ -36,12 +39,16 @@ def emit(function: KernelFunction, isa: Isa, sizes: Mapping[str, int]) -> Any:
             with units.loop(1, "block", start=full):
                 table.apply(b, isa, b["x0"], b["y"], full * length, rest)
         return b.finish()
-    body, vectors = _float(b, function), 1
+    called = of_sweep(key, isa, function.parts)
+    if called:
+        _call(b, key, called[0])
+        return b.finish()
+    body, vectors = _float(b, key), 1
     if key.op in PAIRS and key.dtype == "i8":
-        body, vectors = _by_float(b, isa, function), 4
+        body, vectors = _by_float(b, isa, key), 4
     elif "i8" in (key.dtype, key.out_dtype):
         # four vectors of int32 fill one of int8
-        body, vectors = _integer(b, isa, function), 1 if key.op == "dequantize" else 4
+        body, vectors = _integer(b, isa, key), 1 if key.op == "dequantize" else 4
     if by_channel and channels != count:
         pixels = count // channels
         with b.units(pixels).loop(pixels, "pixel") as pixel:
@@ -66,10 +73,30 @@ def _sweep(
             body(base + full * width, full * width, lanes, rest)
 
 
-def _operands(
-    b: Builder, function: KernelFunction
-) -> Callable[[Expr, Expr, int, int], tuple[Expr, Expr]]:
-    key = function.key
+def _call(b: Builder, key: OpKey, function: Sweep) -> None:
+    channels = key.in_shape[-1]
+    runs = elements(key.in_shape) // channels if key.op == "scale" else 1
+    names = ("x0", "x1", "factors" if key.op == "add" else "multiplier", "qparams", "y")
+    pointers = [address(b[name]) for name in names]
+    call(b, function, *pointers, runs, elements(key.in_shape) // runs)
+
+
+def sweep(function: Sweep, isa: Isa) -> Any:
+    """The code of `shared.Sweep`."""
+    factor = "factors" if function.op == "add" else "multiplier"
+    pointers = {"x0": "i8", "x1": "i8", factor: "f32", "qparams": "i32", "y": "i8"}
+    b = begin(function, pointers, ("runs", "length"))
+    length, width = b.extents["length"], function.vectors * function.lanes
+    body = _integer(b, isa, function.key)
+    turns = b.bind(tirx.truncdiv(length, width), "turns")
+    with b.loop(b.extents["runs"], "run") as run:
+        base = b.bind(cast(run, "int64") * length, "base")
+        with b.loop(turns, "turn") as turn:
+            body(base + turn * width, turn * width, function.lanes, width)
+    return b.finish()
+
+
+def _operands(b: Builder, key: OpKey) -> Callable[[Expr, Expr, int, int], tuple[Expr, Expr]]:
     by_channel = key.op == "scale" or key.variant == "channel"
     other = b["x1"] if key.inputs == 2 else b["c"]
 
@@ -83,11 +110,8 @@ def _operands(
     return load
 
 
-def _float(b: Builder, function: KernelFunction) -> Body:
-    key = function.key
-    operands = (
-        None if key.op in ("activation", "quantize", "dequantize") else _operands(b, function)
-    )
+def _float(b: Builder, key: OpKey) -> Body:
+    operands = None if key.op in ("activation", "quantize", "dequantize") else _operands(b, key)
 
     def body(at: Expr, channel: Expr, lanes: int, valid: int) -> None:
         if operands is None:
@@ -119,10 +143,9 @@ def _combine(b: Builder, op: str, left: Expr, right: Expr) -> Expr:
     return left * right
 
 
-def _by_float(b: Builder, isa: Isa, function: KernelFunction) -> Body:
+def _by_float(b: Builder, isa: Isa, key: OpKey) -> Body:
     """Dequantize, combine, quantize: every step rounded as it would be on its own."""
-    key = function.key
-    operands = _operands(b, function)
+    operands = _operands(b, key)
     scales = [b.bind(b.load(b["scales"], i), "scale") for i in range(key.inputs + 1)]
     zeros = [b.bind(b.load(b["qparams"], i), "zero") for i in range(key.inputs + 1)]
     requantize = Requantizer(b, isa, zeros[-1], b.bind(-128), b.bind(127))
@@ -144,8 +167,7 @@ def _by_float(b: Builder, isa: Isa, function: KernelFunction) -> Body:
     return body
 
 
-def _integer(b: Builder, isa: Isa, function: KernelFunction) -> Body:
-    key = function.key
+def _integer(b: Builder, isa: Isa, key: OpKey) -> Body:
     if key.op == "quantize":
         return _quantize(b, isa)
     if key.op == "dequantize":
@@ -153,7 +175,7 @@ def _integer(b: Builder, isa: Isa, function: KernelFunction) -> Body:
     zero_a, zero_b, zero_y, low, high = (b.bind(b.load(b["qparams"], i), "q") for i in range(5))
     # Zero points are added before rounding, on the unsigned grid (see `core.affine.GRID`).
     requantize = Requantizer(b, isa, b.bind(-GRID), low, high)
-    operands = _operands(b, function)
+    operands = _operands(b, key)
     name, count = ("factors", 2) if key.op == "add" else ("multiplier", 1)
     factors = [b.bind(b.load(b[name], i), "factor") for i in range(count)]
     offset = cast(zero_y + GRID, "float32")

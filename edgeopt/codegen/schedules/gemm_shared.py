@@ -32,7 +32,9 @@ def panel(function: Panel, isa: Isa) -> Any:
         "qparams": "i32", "y": "i8",
     }  # fmt: skip
     b = begin(function, pointers, ("cols", "x_step", "chunks", "y_step"))
-    cols, x_step, chunks, y_step = b.extents.values()
+    cols, chunks = b.extents["cols"], b.extents["chunks"]
+    # 64 bits as addresses have, or LLVM extends every product by itself
+    x_step, y_step = (b.bind(cast(b.extents[name], "int64")) for name in ("x_step", "y_step"))
     chunks = b.bind(tirx.max(chunks, tirx.IntImm("int32", 1)))  # LLVM need not ask if it is 0
     zero, low, high = (b.bind(b.load(b["qparams"], i), "q") for i in (1, 2, 3))
     requantize = Requantizer(b, isa, zero, low, high)

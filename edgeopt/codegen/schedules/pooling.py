@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from edgeopt.codegen.schedules import parts
-from edgeopt.codegen.schedules.isa import Isa, isa_of
+from edgeopt.codegen.schedules.isa import Isa, isa_of, known_isa
+from edgeopt.codegen.schedules.shared import Shared, of_average
 from edgeopt.codegen.schedules.template import BaseTemplate, Const, Template, elements
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.target import TargetSpec
@@ -37,6 +38,13 @@ class Pooling(BaseTemplate):
         windows = key.kernel[0] * key.kernel[1] if key.op not in WHOLE else 1
         cycles = elements(key.out_shape) * windows / isa.lanes + parts.pass_cycles(key)
         return parts.even(target.threads, units_of(key, isa), cycles)
+
+    def shared(self, key: OpKey, target: TargetSpec) -> tuple[Shared, ...]:
+        """The function that a global average is."""
+        if key.op != "global_avgpool":
+            return ()
+        parts = self.divide(key, target).parts if target.threads > 1 else 1
+        return of_average(key, known_isa(target), parts)
 
     def primfunc(self, key: OpKey, target: TargetSpec) -> Any:
         """Emit the kernel."""

@@ -9,12 +9,50 @@ from edgeopt.codegen.schedules.emit import Builder, Expr, Registers, bcast, cast
 from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.mathfn import Requantizer
 from edgeopt.codegen.schedules.pooling import WHOLE, block_runs, is_uneven, units_of
+from edgeopt.codegen.schedules.shared import Average, of_average
+from edgeopt.codegen.schedules.shared_code import address, begin, call
 from edgeopt.codegen.schedules.template import elements
 
 
 def emit(function: KernelFunction, isa: Isa) -> Any:
     """The kernel as a PrimFunc."""
-    return _Emitter(function, isa).run()
+    key = function.key
+    called = of_average(key, isa, function.parts) if key.op == "global_avgpool" else ()
+    if not called:
+        return _Emitter(function, isa).run()
+    sizes = {"x0": elements(key.in_shape), "y": elements(key.out_shape)}
+    b = Builder(function, {**sizes, "multiplier": 1, "qparams": 4})
+    pointers = [address(b[name]) for name in ("x0", "multiplier", "qparams", "y")]
+    call(b, called[0], *pointers, key.in_shape[0] * key.in_shape[1], key.in_shape[2])
+    return b.finish()
+
+
+def average(function: Average, isa: Isa) -> Any:
+    """The code of `shared.Average`: the last vector ends where the channels end."""
+    lanes, vectors = function.lanes, function.vectors
+    width = lanes * vectors
+    pointers = {"x0": "i8", "multiplier": "f32", "qparams": "i32", "y": "i8"}
+    b = begin(function, pointers, ("pixels", "channels"))
+    pixels, channels = b.extents["pixels"], b.extents["channels"]
+    zero_x, zero_y, low, high = (b.bind(b.load(b["qparams"], i), "q") for i in range(4))
+    requantize = Requantizer(b, isa, zero_y, low, high)
+    factor = b.bind(b.load(b["multiplier"], 0), "factor")
+    zeros = b.bind(zero_x * pixels, "zeros")
+    groups = b.bind(tirx.truncdiv(channels + (width - 1), width), "groups")
+    with b.loop(groups, "group") as group:
+        at = b.bind(tirx.min(group * width, channels - width), "at")
+        acc = b.registers(vectors, "int32", lanes)
+        for v in range(vectors):
+            acc[v] = bcast(-zeros, lanes)
+        with b.loop(pixels, "pixel") as pixel:
+            from_here = b.bind(cast(pixel, "int64") * channels + at, "x")
+            for v in range(vectors):
+                x = b.load(b["x0"], from_here + v * lanes, lanes)
+                acc[v] = acc[v] + cast(x, "int32")
+        steps = [cast(acc[v], "float32") * bcast(factor, lanes) for v in range(vectors)]
+        places = [(v * lanes, lanes) for v in range(vectors)]
+        requantize.store(b["y"], at, places, steps)
+    return b.finish()
 
 
 class _Emitter:

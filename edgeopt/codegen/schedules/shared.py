@@ -9,16 +9,24 @@ What a function is called says all that its code depends on but for the target.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from edgeopt.codegen.abi import SHARED
+from edgeopt.codegen.schedules.depthwise_parts import block_runs
+from edgeopt.codegen.schedules.depthwise_plan import Plan as DepthwisePlan
+from edgeopt.codegen.schedules.depthwise_plan import paired_isa
+from edgeopt.codegen.schedules.depthwise_tiles import tiles_of
 from edgeopt.codegen.schedules.gemm_plan import Plan
 from edgeopt.codegen.schedules.gemm_run import Run, run_of
 from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.template import is_table
 from edgeopt.core.kernels import OpKey
+
+#: Tiles of so many pixels are small ones.
+_FEW_PIXELS = 4
 
 
 class Shared(Protocol):
@@ -46,6 +54,7 @@ class Panel:
     pixels: int
     vectors: int
     bits: int
+    lanes: int
     last: int  # output channels of the last vector
     rest: int  # steps of the reduction beyond whole turns of the inner loop
 
@@ -53,7 +62,7 @@ class Panel:
     def symbol(self) -> str:
         """Its name."""
         tile = f"{self.pixels}x{self.vectors}"
-        return f"{SHARED}gemm_{tile}w{self.bits}l{self.last}r{self.rest}"
+        return f"{SHARED}gemm_{tile}w{self.bits}l{self.last}of{self.lanes}r{self.rest}"
 
     @property
     def kind(self) -> str:
@@ -64,7 +73,7 @@ class Panel:
         """Its code."""
         from edgeopt.codegen.schedules import gemm_shared
 
-        return gemm_shared.panel(self, isa)
+        return gemm_shared.panel(self, replace(isa, lanes=self.lanes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +97,136 @@ class LookUp:
         return shared_code.table_of(self, isa)
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An output row of an int8 depthwise convolution, for some blocks of ``valid`` channels.
+
+    Of ``key`` and ``plan`` no more is used than the name says.
+    """
+
+    key: OpKey = field(compare=False)
+    plan: DepthwisePlan = field(compare=False)
+    valid: int
+    symbol: str
+
+    @property
+    def kind(self) -> str:
+        """Its class in the estimates of code."""
+        name = f"row{max(self.key.kernel)}"
+        if self.valid <= self.plan.lanes // 2:
+            return f"{name}.half"
+        if self.plan.pixels <= _FEW_PIXELS:
+            return f"{name}.short"
+        return f"{name}.twice" if len(tiles_of(self.key, self.plan)) > 1 else name
+
+    def primfunc(self, isa: Isa) -> Any:
+        """Its code."""
+        from edgeopt.codegen.schedules import depthwise_pairs
+
+        return depthwise_pairs.row(self, paired_isa(isa))
+
+
+def rows(key: OpKey, plan: DepthwisePlan) -> list[tuple[int, int, Row]]:
+    """Runs over blocks of channels: (first, times, what computes a row of them)."""
+
+    def text(name: str, pair: tuple[int, int]) -> str:
+        return name + (f"{pair[0]}" if pair[0] == pair[1] else f"{pair[0]}_{pair[1]}")
+
+    shape = "".join(map(text, ("k", "s", "d"), (key.kernel, key.strides, key.dilations)))
+    shape += f"w{key.in_shape[1]}to{key.out_shape[1]}p{key.pads[1]}"
+    shape += f"x{plan.pixels}" + ("" if plan.pad_bytes else "u")
+    return [
+        (start, times, Row(key, plan, valid, f"{SHARED}row_{shape}c{valid}of{plan.lanes}"))
+        for start, times, _, valid in block_runs(key, plan)
+    ]
+
+
+def of_rows(key: OpKey, plan: DepthwisePlan) -> tuple[Shared, ...]:
+    """The functions that the kernel of a plan calls."""
+    return tuple(dict.fromkeys(row for _, _, row in rows(key, plan)))
+
+
+@dataclass(frozen=True, slots=True)
+class Average:
+    """The int8 mean of each channel over all pixels of a map, some vectors of channels at once."""
+
+    vectors: int
+    lanes: int
+
+    @property
+    def symbol(self) -> str:
+        """Its name."""
+        return f"{SHARED}average{self.vectors}x{self.lanes}"
+
+    @property
+    def kind(self) -> str:
+        """Its class in the estimates of code."""
+        return f"average{self.vectors}"
+
+    def primfunc(self, isa: Isa) -> Any:
+        """Its code."""
+        from edgeopt.codegen.schedules import pooling_code
+
+        return pooling_code.average(self, isa)
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """An int8 operator on two maps, or on a map and a vector of its channels.
+
+    Runs are whole turns of ``vectors`` vectors: since an output may lie over its input, nothing
+    can be computed twice. Of ``key`` no more is used than the operator.
+    """
+
+    key: OpKey = field(compare=False)
+    op: str
+    vectors: int
+    lanes: int
+
+    @property
+    def symbol(self) -> str:
+        """Its name."""
+        return f"{SHARED}{self.op}{self.vectors}x{self.lanes}"
+
+    @property
+    def kind(self) -> str:
+        """Its class in the estimates of code."""
+        return f"sweep{self.vectors}"
+
+    def primfunc(self, isa: Isa) -> Any:
+        """Its code."""
+        from edgeopt.codegen.schedules import elementwise_code
+
+        return elementwise_code.sweep(self, isa)
+
+
+def of_average(key: OpKey, isa: Isa, parts: int) -> tuple[Average, ...]:
+    """The function that a global average is."""
+    if isa.arch != "x86_64" or parts > 1 or key.precision != "i8":
+        return ()
+    return tuple(Average(v, isa.lanes) for v in _vectors(key.in_shape[-1], isa))
+
+
+def of_sweep(key: OpKey, isa: Isa, parts: int) -> tuple[Sweep, ...]:
+    """The function that an operator on two maps is."""
+    maps = key.inputs == 2 and key.dtype == key.out_dtype == "i8" and not key.variant
+    if isa.arch != "x86_64" or parts > 1 or not maps or key.op not in ("add", "mul", "scale"):
+        return ()
+    run = key.in_shape[-1] if key.op == "scale" else math.prod(key.in_shape)
+    whole_turns = (v for v in (4, 2) if run % (v * isa.lanes) == 0)
+    return tuple(Sweep(key, key.op, v, isa.lanes) for v in whole_turns)[:1]
+
+
+def _vectors(run: int, isa: Isa) -> tuple[int, ...]:
+    """How many vectors at once suit a run if it has one: a turn costs as much as a vector."""
+    cost = {
+        vectors: -(-run // (vectors * isa.lanes)) * (vectors + 1)
+        for vectors in (4, 2, 1)
+        if vectors * isa.lanes <= run
+    }
+    return (min(cost, key=lambda vectors: (cost[vectors], -vectors)),) if cost else ()
+
+
 def panels(plan: Plan, isa: Isa) -> Iterator[tuple[int, int, Panel, Run]]:
     """Runs of equal panels: (first vector, times, what computes it, its reduction)."""
     full, rest = divmod(plan.output_vectors, plan.vectors)
@@ -99,7 +238,12 @@ def panels(plan: Plan, isa: Isa) -> Iterator[tuple[int, int, Panel, Run]]:
     for start, times, vectors, valid in runs:
         if times and vectors:
             run = run_of(plan, isa, vectors)
-            yield start, times, Panel(plan.pixels, vectors, plan.bits, valid, run.rest), run
+            yield (
+                start,
+                times,
+                Panel(plan.pixels, vectors, plan.bits, plan.lanes, valid, run.rest),
+                run,
+            )
 
 
 def of_panels(plan: Plan, isa: Isa) -> tuple[Shared, ...]:
