@@ -113,7 +113,10 @@ def within(most: int, search: Callable[[int], Found], flash: Flash) -> Found:
             return found
         excess = overruns.Excess("flash_bytes", most, took)
         asked = Budget(flash_bytes=most)
-        less = overruns.tightened(Budget(flash_bytes=wanted), [excess], asked).flash_bytes
+        known = {"flash_bytes": found.costs.flash_bytes}
+        less = overruns.tightened(
+            Budget(flash_bytes=wanted), [excess], asked, estimated=known
+        ).flash_bytes
         assert less is not None
         wanted = less
 
@@ -136,7 +139,7 @@ def compare(
     references: Sequence[float],
     evaluations: int,
 ) -> None:
-    space, profile = entry.space, devices.load(name)
+    space, profile = entry.space, devices.load(name).compacted()  # as with --flash
     domain = PlanDomain(space, check_board(profile))
     predict, _ = in_integers(entry, predictor)
     price = PlanCosts(domain, profile, model_for(profile, space=space, packed=True), place=False)

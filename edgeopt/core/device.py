@@ -86,6 +86,7 @@ class DeviceProfile:
         cycles_per_instruction: of a microcontroller whose time is found by counting instructions.
         threads: how many threads networks are to use; a deployment's choice, no figure of the
             device, and 1 unless `with_threads` says otherwise.
+        compact: whether networks are to take little flash, at some cost in time: see `compacted`.
         folder: where the profile was read from; tables lie beside it. None for a probed device.
         vector_issue: vector multiply-accumulate instructions that a core starts a cycle.
     """
@@ -117,6 +118,7 @@ class DeviceProfile:
     cycles_per_instruction: CyclesPerInstruction | None = None
     notes: str = ""
     threads: int = 1
+    compact: bool = False
     folder: Path | None = field(default=None, compare=False)
     vector_issue: int | None = None
 
@@ -148,6 +150,7 @@ class DeviceProfile:
             l2_bytes=self.l2_bytes or 0,
             cores=self.cores,
             threads=self.threads,
+            compact=self.compact,
         )
 
     def memory(self) -> tuple[MemoryRegion, MemoryRegion]:
@@ -181,6 +184,10 @@ class DeviceProfile:
                 hint=f"it has {self.cores} core{'s' if self.cores > 1 else ''}",
             )  # fmt: skip
         return replace(self, threads=threads)
+
+    def compacted(self, compact: bool = True) -> DeviceProfile:
+        """The same device, for networks whose flash is limited."""
+        return replace(self, compact=compact)
 
     @property
     def fingerprint(self) -> str:

@@ -21,6 +21,7 @@ class TargetSpec:
         cores: cores a deployment may use.
         threads: how many threads a network's kernels are written for; each kernel is divided
             into at most so many parts.
+        compact: prefer kernels of fewer bytes where those cost time.
     """
 
     arch: str
@@ -33,13 +34,15 @@ class TargetSpec:
     l2_bytes: int
     cores: int
     threads: int = 1
+    compact: bool = False
 
     @property
     def digest_text(self) -> str:
         """Everything that changes generated code, as one line: part of cache keys."""
         features = ",".join(sorted(self.features))
         threads = f" threads={self.threads}" if self.threads > 1 else ""
+        compact = " compact" if self.compact else ""
         return (
             f"{self.triple} {self.mcpu} [{features}] v{self.vector_bits}x{self.vector_registers} "
-            f"l1={self.l1d_bytes} l2={self.l2_bytes} cores={self.cores}{threads}"
+            f"l1={self.l1d_bytes} l2={self.l2_bytes} cores={self.cores}{threads}{compact}"
         )

@@ -103,6 +103,7 @@ class _Run:
         self.progress = progress
         self.cache = StageCache(default_cache_dir() if request.cache else None)
         self.misses: list[str] = []  # of earlier searches
+        self.estimated: dict[str, float] = {}  # what the last search took its network for
         self._dump = request.dump_dir
         self._number = 0
         if self._dump is not None:
@@ -146,6 +147,8 @@ def compile_network(request: CompileRequest, progress: Progress = no_progress) -
 
     run.start("device")
     profile = devices.load(request.device, request.profile_dirs).with_threads(request.threads)
+    # Nothing is known by measuring of the kernels that flash is saved with.
+    profile = profile.compacted(request.budget.flash_bytes is not None and not request.strict)
     precisions = _precisions(request.precision, profile)
     board = firmware.board_of(profile) if profile.kind == "firmware" else None
     run.end("device", f"{profile.title}, {', '.join(_names(precisions))}")
@@ -164,7 +167,7 @@ def compile_network(request: CompileRequest, progress: Progress = no_progress) -
             if request.model is not None or attempt == ATTEMPTS:
                 raise overruns.refuse(over.found, profile) from missed
             # Estimates stood behind the search; what came out says how far they were off.
-            budget = overruns.tightened(wanted.budget, over.found, asked, attempt)
+            budget = overruns.tightened(wanted.budget, over.found, asked, attempt, run.estimated)
             wanted = replace(wanted, budget=budget)
             run.misses.append("; ".join(excess.text for excess in over.found))
             run.detail("search", f"{run.misses[-1]}: searching again")
@@ -182,6 +185,7 @@ def _compile(
     """One pass through the stages; ``asked`` is the budget that counts in the end."""
     run.start("search")
     chosen = source.choose(request, profile, precisions, run.cached, run.detail)
+    run.estimated = chosen.estimated
     run.end("search", chosen.summary, cached=chosen.cached)
     run.dump({"search.json": chosen.document})
 

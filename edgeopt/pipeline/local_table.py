@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeopt import devices, latency
+from edgeopt.codegen import schedules
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import BoardError, EdgeoptError, InputError
 from edgeopt.core.estimates import Estimate, LatencyModel, Source
 from edgeopt.core.kernels import OpKey
+from edgeopt.core.target import TargetSpec
 from edgeopt.latency.select import RUNTIME, find_fits
 from edgeopt.pipeline.cache import StageCache, default_cache_dir
 from edgeopt.pipeline.kernel_store import codegen_version
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
 QUICK = "quick"
 QUICK_KERNELS = 32
+#: Times of depthwise kernels that share their code across widths by those of others: the least,
+#: the mean and the most of benchmarks/kernel_versions.py.
+_SLOWER = (1.0, 1.25, 1.4)
 
 
 def model_for(
@@ -58,6 +63,19 @@ def model_for(
     """
     if profile.kind == "firmware":
         return _of_firmware(profile, strict=strict, space=space, detail=detail, packed=packed)
+    found = _of_linux(profile, strict=strict, space=space, detail=detail, any_table=any_table)
+    return Compacted(found, profile.target) if profile.compact else found
+
+
+def _of_linux(
+    profile: DeviceProfile,
+    *,
+    strict: bool,
+    space: SearchSpace | None,
+    detail: Callable[[str], None] | None,
+    any_table: bool,
+) -> LatencyModel:
+    """A table of the code as it is now, else estimates."""
     version = codegen_version()
     if any_table:
         return latency.load_model(
@@ -141,6 +159,54 @@ class OneThread:
         how = f"on one thread, {self.threads} were not measured: {found.how}"
         low = found.low / self.threads
         return replace(found, low=low, source=Source.ESTIMATED, how=how)
+
+
+@dataclass(frozen=True, slots=True)
+class Compacted:
+    """A model of kernels as they usually are, for networks with some that are smaller and slower.
+
+    How much slower is the mean that benchmarks/kernel_versions.py found on x86-64; intervals take
+    in what single kernels were.
+    """
+
+    model: LatencyModel
+    target: TargetSpec
+
+    @property
+    def digest(self) -> str:
+        """Changes whenever a prediction could."""
+        return f"{latency.model_digest(self.model)} compact {_SLOWER}"
+
+    def predict(self, keys: Sequence[OpKey]) -> Estimate:
+        """The network, by the share of its time that is spent in such kernels."""
+        whole = self.model.predict(keys)
+        each = self.model.predict_each(keys)
+        slow = sum(e.value for key, e in zip(keys, each, strict=True) if self._is_slower(key))
+        return _slowed(whole, slow / sum(e.value for e in each)) if slow else whole
+
+    def predict_each(self, keys: Sequence[OpKey]) -> list[Estimate]:
+        """The kernels."""
+        return [
+            _slowed(found, 1.0) if self._is_slower(key) else found
+            for key, found in zip(keys, self.model.predict_each(keys), strict=True)
+        ]
+
+    def _is_slower(self, key: OpKey) -> bool:
+        if key.op != "depthwise" or key.precision != "i8":
+            return False
+        template = schedules.select(key, self.target)
+        shared = () if template is None else template.shared(key, self.target)
+        return any(one.kind.endswith(".any") for one in shared)
+
+
+def _slowed(found: Estimate, share: float) -> Estimate:
+    """An estimate of which a share takes longer."""
+    low, mean, high = (1 + share * (times - 1) for times in _SLOWER)
+    how = f"{found.how}; depthwise kernels of few bytes taken for {_SLOWER[1]} times as slow"
+    return replace(
+        found, value=found.value * mean, low=found.low * low, high=found.high * high,
+        source=Source.ESTIMATED, how=how, coverage=found.coverage * (1 - share),
+    )  # fmt: skip
 
 
 def _measure_quickly(

@@ -6,8 +6,10 @@ budget is searched again with as much less.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InfeasibleError
@@ -63,19 +65,31 @@ def excesses(figures: Sequence[Figure], budget: Budget) -> tuple[Excess, ...]:
     )
 
 
-def tightened(budget: Budget, found: Sequence[Excess], target: Budget, attempt: int = 1) -> Budget:
+def tightened(
+    budget: Budget,
+    found: Sequence[Excess],
+    target: Budget,
+    attempt: int = 1,
+    estimated: Mapping[str, float] = MappingProxyType({}),
+) -> Budget:
     """A budget to search with so that what comes out meets ``target``.
 
-    Each further ``attempt`` leaves four times the bytes: estimates that missed twice are off by
-    more than chance.
+    ``estimated`` is what the search took the network for, by the names of the budget's fields: it
+    may have left some of the budget, and is not to find that network again.
+    Latency is taken to be off by a factor, bytes by a difference where that asks for less: code is
+    much the same in all networks. Each further ``attempt`` leaves four times the bytes: estimates
+    that missed twice are off by more than chance.
     """
     changes = {}
     for excess in found:
         goal = getattr(target, excess.name)
-        now = getattr(budget, excess.name)
-        bytes_spare = _SPARE_BYTES * 4 ** (attempt - 1)
-        spare = _SPARE_LATENCY if excess.name == "latency_ns" else bytes_spare
-        changes[excess.name] = max(1, int(now * (1 - spare) * goal / excess.found))
+        now = min(getattr(budget, excess.name), estimated.get(excess.name, math.inf))
+        less = now * goal / excess.found
+        if excess.name == "latency_ns":
+            less *= 1 - _SPARE_LATENCY
+        else:
+            less = min(less, now + goal - excess.found) * (1 - _SPARE_BYTES * 4 ** (attempt - 1))
+        changes[excess.name] = max(1, int(less))
     return replace(budget, **changes)
 
 

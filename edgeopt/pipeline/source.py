@@ -87,6 +87,20 @@ class Chosen:
     elastic: ElasticEntry | None = None
     block_plan: BlockPlan | None = None
 
+    @property
+    def estimated(self) -> dict[str, float]:
+        """What the search took it for, by the names of a budget's fields; empty without one."""
+        precision = _FULL_NAME.get(self.precision) if self.block_plan is None else self.block_plan
+        name = str(self.subnet), str(precision)
+        for point in self.points:
+            if (point.subnet, point.precision) == name:
+                return {
+                    "latency_ns": point.latency_ns,
+                    "ram_bytes": point.ram_bytes,
+                    "flash_bytes": point.flash_bytes,
+                }
+        return {}
+
 
 @dataclass(frozen=True, slots=True)
 class Final:

@@ -41,14 +41,24 @@ class Program(Protocol):
 def choices_of(profile: DeviceProfile) -> dict[OpKey, Choice]:
     """The measured tilings of a device, by the table of the code as it is now; else none.
 
+    Where networks are to take little flash, kernels that call functions they share keep them.
+
     Raises:
         InputError: the table is broken.
     """
     from edgeopt import latency
+    from edgeopt.codegen import schedules
     from edgeopt.pipeline.kernel_store import codegen_version
 
     table = latency.find_table(profile, runtime_version=codegen_version())
-    return {} if table is None else dict(table.choices)
+    if table is None:
+        return {}
+
+    def shares(key: OpKey) -> bool:
+        template = schedules.select(key, profile.target)
+        return template is not None and bool(template.shared(key, profile.target))
+
+    return {k: c for k, c in table.choices.items() if not (profile.compact and shares(k))}
 
 
 def candidates_of(

@@ -14,7 +14,7 @@ from edgeopt.codegen.abi import KernelFunction
 from edgeopt.codegen.schedules.depthwise_parts import axis_of, block_runs
 from edgeopt.codegen.schedules.depthwise_plan import Plan
 from edgeopt.codegen.schedules.depthwise_tile import Layer, Tiler
-from edgeopt.codegen.schedules.depthwise_tiles import tiles_of
+from edgeopt.codegen.schedules.depthwise_tiles import of_any_width, tiles_of
 from edgeopt.codegen.schedules.emit import Buffer, Builder, Expr, cast
 from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.mathfn import Requantizer
@@ -33,26 +33,30 @@ def row(function: Row, isa: Isa) -> Any:
     }  # fmt: skip
     if not function.plan.pad_bytes:
         del pointers["outside"]
-    b = begin(function, pointers, ("at", "height", "channels", "blocks"))
+    any_width = function.plan.any_width
+    names = ("at", "height", "channels", "blocks", *(("width", "tiles") if any_width else ()))
+    b = begin(function, pointers, names)
     key, extents = function.key, b.extents
     pad, requantize = _constants(b, isa)
     outside = b["outside"] if function.plan.pad_bytes else None
     # 64 bits as addresses have, or LLVM extends every product by itself
     channels = b.bind(cast(extents["channels"], "int64"))
-    layer = _layer(key, channels, extents["height"])
+    layer = _layer(key, channels, extents["height"], extents.get("width", key.in_shape[1]))
     tiler = Tiler(b, isa, layer, function.plan.lanes, outside, pad, requantize)
+    every = tiles_of(key, function.plan)
+    if any_width:
+        every = [of_any_width(key, function.plan, extents["tiles"])]
     with b.loop(extents["blocks"], "block") as block:
-        for tiles in tiles_of(key, function.plan):
+        for tiles in every:
             with b.loop(tiles.times, "ow") as run:
                 tiler.tile(tiles, 0, extents["at"], run, block, function.valid)
     return b.finish()
 
 
-def _layer(key: OpKey, channels: Expr, height: Expr) -> Layer:
+def _layer(key: OpKey, channels: Expr, height: Expr, width: Expr) -> Layer:
     return Layer(
-        key.kernel, key.strides, key.dilations, key.pads[1], channels, key.in_shape[1] * channels,
-        height,
-    )  # fmt: skip
+        key.kernel, key.strides, key.dilations, key.pads[1], channels, width * channels, height
+    )
 
 
 def _constants(b: Builder, isa: Isa) -> tuple[Expr, Requantizer]:
@@ -78,6 +82,7 @@ def _shared(b: Builder, key: OpKey, plan: Plan, isa: Isa, outside: Buffer) -> No
     b.keep_loops()
     line = key.out_shape[1] * key.out_shape[2]
     padding = [] if outside is None else [address(outside)]
+    widths = (key.in_shape[1], key.out_shape[1] // plan.pixels) if plan.any_width else ()
     with b.loop(key.out_shape[0], "oh") as row:
         at = b.bind(row * key.strides[0] - key.pads[0], "at")
         for start, times, function in rows(key, plan):
@@ -87,6 +92,7 @@ def _shared(b: Builder, key: OpKey, plan: Plan, isa: Isa, outside: Buffer) -> No
                 address(b["weights"], 2 * plan.slots * first), address(b["bias"], first),
                 address(b["multiplier"], first), address(b["qparams"]),
                 address(b["y"], row * line + first), at, *key.in_shape[::2], times,
+                *widths,
             )  # fmt: skip
         if is_table(key.activation):
             look_up(b, key, isa, row * line, line)
@@ -95,7 +101,7 @@ def _shared(b: Builder, key: OpKey, plan: Plan, isa: Isa, outside: Buffer) -> No
 def _divided(b: Builder, key: OpKey, plan: Plan, isa: Isa, outside: Buffer) -> None:
     """This part's tiles, or blocks of channels."""
     pad, requantize = _constants(b, isa)
-    layer = _layer(key, key.in_shape[2], key.in_shape[0])
+    layer = _layer(key, key.in_shape[2], key.in_shape[0], key.in_shape[1])
     tiler = Tiler(b, isa, layer, plan.lanes, outside, pad, requantize)
     axis = axis_of(key, plan, isa, b.function.parts)
     runs = block_runs(key, plan)

@@ -10,6 +10,9 @@ from edgeopt.codegen.schedules.template import round_up
 from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.kernels import OpKey
 
+#: Pixels of a tile where rows of all widths share their code.
+_COMPACT_PIXELS = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -25,6 +28,7 @@ class Plan:
     stage_elements: int  # int8: elements of scratch
     pad_bytes: int = 0  # pairs of int8: a row of padding in scratch
     slots: int = 0  # pairs of int8: vectors of pairs of weights
+    any_width: bool = False  # pairs of int8: rows of all widths share their code
 
     @property
     def channels(self) -> int:
@@ -91,7 +95,23 @@ def _paired(key: OpKey, isa: Isa, choice: Choice) -> Plan:
     slots = slots_of(key.kernel)
     lanes = 2 * paired_isa(isa).lanes
     blocks = -(-channels // lanes)
-    return Plan(lanes, blocks, pixels, 1, out_h, 0, 0, 0, pad_bytes, slots)
+    any_width = isa.compact and not choice.pixels and _suits_any_width(key, pad_bytes)
+    pixels = _COMPACT_PIXELS if any_width else pixels
+    return Plan(lanes, blocks, pixels, 1, out_h, 0, 0, 0, pad_bytes, slots, any_width)
+
+
+def overhang(key: OpKey) -> int:
+    """Columns of padding behind the last that outputs read."""
+    used = key.strides[1] * (key.out_shape[1] - 1) + (key.kernel[1] - 1) * key.dilations[1] + 1
+    return max(used - key.pads[1] - key.in_shape[1], 0)
+
+
+def _suits_any_width(key: OpKey, pad_bytes: int) -> bool:
+    """Whether all tiles are whole, and no column is outside but in the first or the last."""
+    most = max(key.pads[1], overhang(key))
+    step = _COMPACT_PIXELS * key.strides[1]
+    whole = key.out_shape[1] % _COMPACT_PIXELS == 0
+    return whole and pad_bytes > 0 and most <= min(key.in_shape[1], step)
 
 
 def slots_of(kernel: tuple[int, int]) -> int:

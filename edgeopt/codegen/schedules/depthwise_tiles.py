@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from edgeopt.codegen.schedules.depthwise_plan import Plan, column_runs
+from edgeopt.codegen.schedules.depthwise_plan import Plan, column_runs, overhang
 from edgeopt.core.kernels import OpKey
 
 #: In which tiles of a run a column of the input lies outside the map.
@@ -17,7 +17,7 @@ class Tiles:
     """Tiles along a row that share their code: ``times`` of them from output column ``low``."""
 
     low: int
-    times: int
+    times: Any  # a number, or an expression
     pixels: int
     edges: tuple[Edge, ...]  # of the columns of a tile
 
@@ -26,12 +26,12 @@ def tiles_of(key: OpKey, plan: Plan) -> list[Tiles]:
     """One loop over all tiles of a row where they are equal and a row of padding is at hand.
 
     The first and the last tile then read columns outside the map from there, which is decided as
-    the kernel runs: half the code or less. Two tiles of few taps are left apart, which would get
-    a tenth slower; where there are more of either it makes no difference.
+    the kernel runs: half the code or less. It makes two tiles of three taps up to a tenth slower,
+    and no difference where there are more of either.
     """
     apart = [Tiles(*run, edges_of(key, *run) or ()) for run in column_runs(key, plan)]
     count, rest = divmod(key.out_shape[1], plan.pixels)
-    if len(apart) < (2 if key.kernel[1] > 3 else 3) or rest or not plan.pad_bytes:
+    if len(apart) < 2 or rest or not plan.pad_bytes:
         return apart
     edges = edges_of(key, 0, count, plan.pixels)
     if edges is None or len(edges) > key.in_shape[1]:
@@ -59,3 +59,13 @@ def edges_of(key: OpKey, low: int, times: int, pixels: int) -> tuple[Edge, ...] 
         else:
             return None
     return tuple(found)
+
+
+def of_any_width(key: OpKey, plan: Plan, times: Any) -> Tiles:
+    """One loop over a number of tiles that is known as the kernel runs."""
+    width = (plan.pixels - 1) * key.strides[1] + (key.kernel[1] - 1) * key.dilations[1] + 1
+    left, right = key.pads[1], overhang(key)
+    edges: list[Edge] = ["first"] * left
+    edges += [""] * (width - left - right)
+    edges += ["last"] * right
+    return Tiles(0, times, plan.pixels, tuple(edges))

@@ -25,6 +25,8 @@ _LONG = 64
 #: are (benchmarks/kernel_versions.py); and by how many cycles.
 _SHARED_PIXELS = {8: (1, 4, 6), 16: (1, 4)}
 _SHARED_SLOWER, _SHARED_CYCLES = {8: 1.08, 16: 1.35}, 100.0
+#: How much slower where flash is limited.
+_COMPACT_SLOWER = 1.5
 #: Of all pixels, those that overlapping tiles may compute twice.
 _SHARED_TWICE = 0.07
 #: Their inner loop goes round at least once, also where it does as many steps at once.
@@ -238,7 +240,8 @@ def tiled(
         cost, pixels, vectors = _tile(base, isa, key.dtype == "i8")
         if not choice.order and _can_share(base, isa):
             found, *tile = _shared_tile(base, isa)
-            if found <= _SHARED_SLOWER[isa.lanes] * cost + _SHARED_CYCLES:
+            slower = _COMPACT_SLOWER if isa.compact else _SHARED_SLOWER[isa.lanes]
+            if found <= slower * cost + _SHARED_CYCLES:
                 (pixels, vectors), shared = tile, True
     split = choice.split if choice.split and key.dtype != "i8" else 1
     if not choice.split and pixels * vectors < 8 and key.dtype != "i8":

@@ -17,7 +17,7 @@ from edgeopt.codegen.schedules.gemm_reduce import reduce
 from edgeopt.codegen.schedules.gemm_run import Run
 from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.mathfn import Requantizer
-from edgeopt.codegen.schedules.shared import Panel, panels
+from edgeopt.codegen.schedules.shared import Panel, Stage, of_stage, panels
 from edgeopt.codegen.schedules.shared_code import address, begin, call, look_up
 from edgeopt.codegen.schedules.stage import copy_run
 from edgeopt.codegen.schedules.template import elements, is_table
@@ -66,6 +66,20 @@ def panel(function: Panel, isa: Isa) -> Any:
     return b.finish()
 
 
+def stage(function: Stage, isa: Isa) -> Any:
+    """The code of `shared.Stage`."""
+    dtype, flip = isa.stage_dtype, isa.unsigned
+    b = begin(function, {"x0": "i8", "to": dtype}, ("count",))
+    count, done = b.extents["count"], tirx.IntImm("int32", 0)
+    for width in (2 * function.lanes, 8):
+        turns = b.bind(tirx.truncdiv(count - done, width), "turns")
+        with b.loop(turns, "turn") as turn:
+            at = b.bind(done + turn * width, "at")
+            copy_run(b, b["x0"], at, b["to"], at, width, dtype, flip, width)
+        done = b.bind(done + turns * width)
+    return b.finish()
+
+
 def _plan(function: Panel, isa: Isa, x_step: Expr) -> Plan:
     """What the inner loop must know."""
     window = Window(
@@ -82,16 +96,20 @@ def _plan(function: Panel, isa: Isa, x_step: Expr) -> Plan:
 
 def emit(kernel: KernelFunction, plan: Plan, isa: Isa, sizes: Mapping[str, int]) -> Any:
     """The kernel as a PrimFunc."""
-    key, window, stage = kernel.key, plan.window, plan.stage
-    assert stage is not None
+    key, window, staged = kernel.key, plan.window, plan.stage
+    assert staged is not None
     shapes = {"x0": elements(key.in_shape), "y": elements(key.out_shape)}
     b = Builder(kernel, {**sizes, **shapes})
     b.keep_loops()
-    source = b.scratch_view(stage.dtype, 0, stage.elements)
+    source = b.scratch_view(staged.dtype, 0, staged.elements)
     cols, lanes = window.out_cols, plan.lanes
     chunk = cols * window.run
     with b.loop(window.out_rows, "band") as band:
-        copy_run(b, b["x0"], band * chunk, source, 0, chunk, stage.dtype, isa.unsigned, 2 * lanes)
+        x = b["x0"]
+        for copy in of_stage(plan, isa):
+            call(b, copy, address(x, band * chunk), address(source), chunk)
+        if not of_stage(plan, isa):
+            copy_run(b, x, band * chunk, source, 0, chunk, staged.dtype, isa.unsigned, 2 * lanes)
         for start, times, function, run in panels(plan, isa):
             with b.loop(times, "panel") as step:
                 channel = b.bind((start + step * function.vectors) * lanes, "channel")

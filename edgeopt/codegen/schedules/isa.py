@@ -34,6 +34,7 @@ class Isa:
     matrix: bool  # multiplies 2x8 by 8x2 int8 in one instruction
     l1d_bytes: int
     l2_bytes: int
+    compact: bool = False  # prefer kernels of fewer bytes where those cost time
 
     @property
     def pack(self) -> int:
@@ -91,6 +92,7 @@ def isa_of(target: TargetSpec) -> Isa | None:
         matrix=arm and "i8mm" in features,
         l1d_bytes=target.l1d_bytes or 32768,
         l2_bytes=target.l2_bytes or 262144,
+        compact=target.compact,
     )
 
 

@@ -17,8 +17,7 @@ from typing import Any, Protocol
 from edgeopt.codegen.abi import SHARED
 from edgeopt.codegen.schedules.depthwise_parts import block_runs
 from edgeopt.codegen.schedules.depthwise_plan import Plan as DepthwisePlan
-from edgeopt.codegen.schedules.depthwise_plan import paired_isa
-from edgeopt.codegen.schedules.depthwise_tiles import tiles_of
+from edgeopt.codegen.schedules.depthwise_plan import overhang, paired_isa
 from edgeopt.codegen.schedules.gemm_plan import Plan
 from edgeopt.codegen.schedules.gemm_run import Run, run_of
 from edgeopt.codegen.schedules.isa import Isa
@@ -77,6 +76,29 @@ class Panel:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """Copies activations, a multiple of eight, into scratch as products read them."""
+
+    lanes: int
+
+    @property
+    def symbol(self) -> str:
+        """Its name."""
+        return f"{SHARED}stage{self.lanes}"
+
+    @property
+    def kind(self) -> str:
+        """Its class in the estimates of code."""
+        return "stage"
+
+    def primfunc(self, isa: Isa) -> Any:
+        """Its code."""
+        from edgeopt.codegen.schedules import gemm_shared
+
+        return gemm_shared.stage(self, isa)
+
+
+@dataclass(frozen=True, slots=True)
 class LookUp:
     """Replaces bytes, a multiple of eight, by their entries of a table."""
 
@@ -113,11 +135,13 @@ class Row:
     def kind(self) -> str:
         """Its class in the estimates of code."""
         name = f"row{max(self.key.kernel)}"
+        if self.plan.any_width:
+            return f"{name}.any"
         if self.valid <= self.plan.lanes // 2:
             return f"{name}.half"
         if self.plan.pixels <= _FEW_PIXELS:
             return f"{name}.short"
-        return f"{name}.twice" if len(tiles_of(self.key, self.plan)) > 1 else name
+        return name
 
     def primfunc(self, isa: Isa) -> Any:
         """Its code."""
@@ -133,7 +157,10 @@ def rows(key: OpKey, plan: DepthwisePlan) -> list[tuple[int, int, Row]]:
         return name + (f"{pair[0]}" if pair[0] == pair[1] else f"{pair[0]}_{pair[1]}")
 
     shape = "".join(map(text, ("k", "s", "d"), (key.kernel, key.strides, key.dilations)))
-    shape += f"w{key.in_shape[1]}to{key.out_shape[1]}p{key.pads[1]}"
+    if plan.any_width:
+        shape += f"p{key.pads[1]}_{overhang(key)}"
+    else:
+        shape += f"w{key.in_shape[1]}to{key.out_shape[1]}p{key.pads[1]}"
     shape += f"x{plan.pixels}" + ("" if plan.pad_bytes else "u")
     return [
         (start, times, Row(key, plan, valid, f"{SHARED}row_{shape}c{valid}of{plan.lanes}"))
@@ -249,7 +276,12 @@ def panels(plan: Plan, isa: Isa) -> Iterator[tuple[int, int, Panel, Run]]:
 def of_panels(plan: Plan, isa: Isa) -> tuple[Shared, ...]:
     """The functions that the kernel of a plan calls."""
     found = {panel for _, _, panel, _ in panels(plan, isa)}
-    return tuple(sorted(found, key=lambda panel: panel.symbol))
+    return (*of_stage(plan, isa), *sorted(found, key=lambda panel: panel.symbol))
+
+
+def of_stage(plan: Plan, isa: Isa) -> tuple[Stage, ...]:
+    """The function that copies a chunk."""
+    return (Stage(isa.lanes),) if plan.window.out_cols * plan.window.run % 8 == 0 else ()
 
 
 def of_table(key: OpKey, isa: Isa, parts: int, count: int) -> tuple[Shared, ...]:
