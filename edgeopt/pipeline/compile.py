@@ -147,8 +147,9 @@ def compile_network(request: CompileRequest, progress: Progress = no_progress) -
 
     run.start("device")
     profile = devices.load(request.device, request.profile_dirs).with_threads(request.threads)
-    # Nothing is known by measuring of the kernels that flash is saved with.
-    profile = profile.compacted(request.budget.flash_bytes is not None and not request.strict)
+    if profile.kind == "linux" and request.budget.flash_bytes is not None:
+        # Nothing is known by measuring of the kernels that flash is saved with.
+        profile = profile.compacted(not request.strict)
     precisions = _precisions(request.precision, profile)
     board = firmware.board_of(profile) if profile.kind == "firmware" else None
     run.end("device", f"{profile.title}, {', '.join(_names(precisions))}")

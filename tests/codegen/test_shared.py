@@ -130,6 +130,40 @@ def test_layers_of_other_channels_and_heights_share_their_rows() -> None:
     assert len(called(depthwise(16, 40, 5))) == 2  # of sixteen channels, and of the last eight
 
 
+ANY_WIDTH = (
+    depthwise(16, 24, 5, activation="hardswish"),
+    depthwise(8, 32, 5, height=3),
+    depthwise(4, 21, 5),
+    depthwise(32, 16, 3),
+    depthwise(4, 40, 3, height=9),
+    replace(depthwise(32, 24), out_shape=(16, 16, 24), strides=(2, 2)),
+    replace(depthwise(9, 24), out_shape=(5, 4, 24), strides=(2, 2), pads=(1, 0, 1, 0)),
+    replace(depthwise(8, 16, 5), out_shape=(4, 4, 16), strides=(2, 2)),
+)
+
+
+@pytest.mark.parametrize("target", [AVX2, VNNI], ids=["avx2", "vnni"])
+def test_where_flash_is_limited_rows_of_all_widths_are_one_function(
+    target: TargetSpec, tmp_path: Path
+) -> None:
+    skip_without(target)
+    compact = replace(target, compact=True)
+    assert called(depthwise(16, 32, 5), compact) == called(depthwise(8, 64, 5), compact)
+    assert called(depthwise(16, 32, 5), compact) != called(depthwise(16, 32, 3), compact)
+    are_exact(ANY_WIDTH, compact, tmp_path)
+    usual, small = (
+        object_size(build.compile_kernels(ANY_WIDTH, t)).code_bytes for t in (target, compact)
+    )
+    assert small < 0.8 * usual
+    assert compact.digest_text != target.digest_text
+
+
+def test_layers_whose_tiles_are_not_whole_keep_their_widths() -> None:
+    compact = replace(AVX2, compact=True)
+    for key in (depthwise(14, 32), depthwise(7, 16), depthwise(2, 16)):
+        assert called(key, compact) == called(key)
+
+
 def test_kernels_that_are_divided_call_nothing() -> None:
     for key in (pointwise(56, 64, 64), depthwise(56, 64), pair("add", 56, 56, 64)):
         template = schedules.select(key, TWO)

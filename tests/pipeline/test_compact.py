@@ -1,0 +1,85 @@
+"""What is predicted, and compiled, where flash is limited."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from edgeopt import devices
+from edgeopt.core.choice import Choice
+from edgeopt.core.estimates import Budget, Source
+from edgeopt.core.kernels import OpKey
+from edgeopt.latency.select import RUNTIME, made_table_dir, table_path
+from edgeopt.latency.table import LatencyTable, Measurement
+from edgeopt.pipeline import local_table, tiles
+from edgeopt.pipeline.compile import CompileRequest, compile_network
+from edgeopt.pipeline.kernel_store import codegen_version
+
+ROWS = OpKey(
+    "depthwise", (16, 16, 32), (16, 16, 32), dtype="i8", out_dtype="i8", kernel=(3, 3),
+    pads=(1, 1, 1, 1), groups=32,
+)  # fmt: skip
+POINTWISE = OpKey("pointwise", (16, 16, 32), (16, 16, 16), dtype="i8", out_dtype="i8")
+
+
+@pytest.fixture
+def x86_64() -> None:
+    if devices.load("local").arch != "x86_64":
+        pytest.skip("only x86-64 has kernels of fewer bytes")
+
+
+@pytest.mark.usefixtures("x86_64")
+def test_depthwise_kernels_of_few_bytes_are_predicted_slower() -> None:
+    profile = devices.load("local")
+    usual, compact = (local_table.model_for(p) for p in (profile, profile.compacted()))
+    keys = [ROWS, POINTWISE, replace(ROWS, dtype="f32", out_dtype="f32")]
+    before, after = usual.predict_each(keys), compact.predict_each(keys)
+    assert after[1:] == before[1:]
+    assert after[0].value == pytest.approx(1.25 * before[0].value)
+    assert after[0].low <= before[0].low and after[0].high > before[0].high
+    assert after[0].source is Source.ESTIMATED and "1.25 times as slow" in after[0].how
+    whole = compact.predict(keys)
+    slow = before[0].value / sum(found.value for found in before)
+    assert whole.value == pytest.approx((1 + 0.25 * slow) * usual.predict(keys).value)
+    assert compact.digest != getattr(usual, "digest", "")
+    assert compact.predict(keys[1:]) == usual.predict(keys[1:])
+
+
+def test_other_boards_are_predicted_as_they_were() -> None:
+    profile = devices.load("rpi4")
+    usual, compact = (local_table.model_for(p) for p in (profile, profile.compacted()))
+    assert compact.predict([ROWS, POINTWISE]) == usual.predict([ROWS, POINTWISE])
+
+
+@pytest.mark.usefixtures("x86_64")
+def test_measured_tilings_do_not_undo_what_kernels_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEOPT_CACHE_DIR", str(tmp_path))
+    profile = devices.load("local")
+    stem = OpKey("conv2d", (16, 16, 3), (8, 8, 16), dtype="i8", out_dtype="i8", kernel=(3, 3),
+                 strides=(2, 2), pads=(1, 1, 1, 1))  # fmt: skip
+    chosen = {ROWS: Choice(8, 1), stem: Choice(2, 1)}
+    LatencyTable(
+        profile.name, profile.fingerprint, RUNTIME, codegen_version(), 1,
+        {key: Measurement(1000.0, 1.0, 5, choice=choice) for key, choice in chosen.items()},
+    ).save(table_path(made_table_dir(), profile))  # fmt: skip
+    assert tiles.choices_of(profile) == chosen
+    assert tiles.choices_of(profile.compacted()) == {stem: Choice(2, 1)}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("x86_64")
+def test_a_budget_of_flash_makes_the_same_network_smaller(tmp_path: Path) -> None:
+    """The largest subnet, with and without a budget that it meets."""
+    best = Budget(min_accuracy=0.5)
+    request = CompileRequest(device="local", out=tmp_path / "a", precision="int8", budget=best)
+    limited = replace(request, out=tmp_path / "b", budget=replace(best, flash_bytes=10**7))
+    usual, compact = compile_network(request), compile_network(limited)
+    assert all(c.result != "failed" for m in (usual, compact) for c in m.checks)
+    code = [m.figure("code_bytes") for m in (usual, compact)]
+    kernels = [len({k.key for k in m.kernels}) for m in (usual, compact)]
+    assert code[0] is not None and code[1] is not None
+    assert code[1].value / kernels[1] < 0.9 * code[0].value / kernels[0]
