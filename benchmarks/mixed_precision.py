@@ -25,8 +25,6 @@ import torch
 
 from edgeopt import devices
 from edgeopt.codegen import cost
-from edgeopt.codegen.objects import object_size
-from edgeopt.core.choice import MODEL
 from edgeopt.core.errors import InfeasibleError
 from edgeopt.core.estimates import Budget
 from edgeopt.core.files import write_atomic
@@ -39,12 +37,11 @@ from edgeopt.ofa.plan_search import screen_of, search_plans
 from edgeopt.ofa.plans import average_bits, uniform
 from edgeopt.ofa.pool import Candidate
 from edgeopt.ofa.search import search
-from edgeopt.pipeline import firmware, overruns
+from edgeopt.pipeline import overruns
 from edgeopt.pipeline.cache import StageCache, default_cache_dir
 from edgeopt.pipeline.elastic import ElasticNet
 from edgeopt.pipeline.elastic_evaluate import count_exactly
 from edgeopt.pipeline.elastic_files import load_elastic
-from edgeopt.pipeline.kernel_store import Job, compiled, joined
 from edgeopt.pipeline.local_table import model_for
 from edgeopt.pipeline.mixed import check_board, find_entry, in_integers, predictor_of
 from edgeopt.pipeline.planned import PlanCosts, describe_planned
@@ -87,17 +84,12 @@ class Flash:
 
     def __call__(self, candidate: Planned) -> tuple[int, int]:
         """Bytes of flash, and how many of them are code."""
-        profile = self.price.profile
+        flash_bytes = self.price.linked(candidate, self.store).flash_bytes
         network = describe_planned(self.price.domain.space, candidate)
-        choices = choices_of(profile)
-        known = cost.evaluate(network, "i8", profile.target, choices, place=False)
-        if profile.kind == "firmware":
-            code_bytes = firmware.CODE_BYTES
-        else:
-            jobs = [Job(key, choices.get(key, MODEL)) for key in dict.fromkeys(known.keys)]
-            objects, _ = compiled(jobs, profile.target, self.store)
-            code_bytes = object_size(joined(jobs, objects)).code_bytes
-        return known.weight_bytes + code_bytes, code_bytes
+        known = cost.evaluate(
+            network, "i8", self.price.profile.target, choices_of(self.price.profile), place=False
+        )
+        return flash_bytes, flash_bytes - known.weight_bytes
 
 
 Found = Candidate[Planned]
@@ -150,7 +142,9 @@ def compare(
         found = search_plans(
             domain, predict, price, budget, price.screen, evaluations=evaluations
         ).best
-        return replanned(entry, found, price, predict, budget)
+        return replanned(
+            entry, found, price, predict, budget, lambda c: price.linked(c, flash.store)
+        )
 
     def best_uniform(bits: int, most: int) -> Found:
         part = OneWidth(domain, bits)

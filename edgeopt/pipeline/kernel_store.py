@@ -17,6 +17,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from edgeopt import __version__
@@ -202,6 +203,23 @@ def _compile_one(job: Job, target: TargetSpec) -> bytes:
             hint="kernels without a template are compiled by the fallback path",
         )  # fmt: skip
     return build.compile_object({job.symbol: primfunc}, target, shared)
+
+
+def linked_bytes(
+    keys: Sequence[OpKey],
+    target: TargetSpec,
+    store: StageCache,
+    choices: Mapping[OpKey, Choice] = MappingProxyType({}),
+) -> int:
+    """Bytes of code of the kernels of a network that templates implement, compiled and joined.
+
+    Args and errors are those of `compiled`; ``choices`` are tilings other than the model's.
+    """
+    from edgeopt.codegen.objects import object_size
+
+    jobs = [Job(key, choices.get(key, MODEL)) for key in dict.fromkeys(keys)]
+    objects, _ = compiled(jobs, target, store)
+    return object_size(joined(jobs, objects)).code_bytes
 
 
 def joined(jobs: Sequence[Job], objects: Mapping[Job, bytes], *, prefix: str = "") -> bytes:

@@ -20,7 +20,7 @@ from edgeopt.core.estimates import Budget, Estimate, LatencyModel, Source
 from edgeopt.core.space import SubnetConfig
 from edgeopt.ofa.plan_genes import PLAN_FEATURES
 from edgeopt.ofa.plans import BlockPlan, average_bits, to_precision, uniform
-from edgeopt.pipeline.cache import Files
+from edgeopt.pipeline.cache import Files, StageCache, default_cache_dir
 from edgeopt.pipeline.manifest import PointInfo
 
 if TYPE_CHECKING:
@@ -156,7 +156,8 @@ def choose(
     def make() -> Files:
         found = _searched(
             entry, predictor_of(entry, cached), profile, model, bits, request.budget,
-            request.seed, EVALUATIONS, lambda text: detail("search", text),
+            request.seed, EVALUATIONS, StageCache(default_cache_dir() if request.cache else None),
+            lambda text: detail("search", text),
         )  # fmt: skip
         return {"search.json": msgspec.json.format(msgspec.json.encode(found)) + b"\n"}
 
@@ -195,6 +196,7 @@ def _searched(
     budget: Budget,
     seed: int,
     evaluations: int,
+    store: StageCache,
     detail: Callable[[str], None],
 ) -> SearchDocument:
     """The best subnet within a budget, and the plan that moves its outputs least.
@@ -222,7 +224,9 @@ def _searched(
         progress=progress,
     )  # fmt: skip
     detail(f"measuring plans of {result.best.config.subnet}")
-    best = replanned(entry, result.best, costs, predict, budget)
+    best = replanned(
+        entry, result.best, costs, predict, budget, lambda planned: costs.linked(planned, store)
+    )
     front = {candidate.config for candidate in (*result.front, best)}
     costed = dict.fromkeys((*result.evaluated, best))
     low, high = predictor.interval

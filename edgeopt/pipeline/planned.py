@@ -36,7 +36,9 @@ from edgeopt.ofa.plan_genes import PlanDomain, Planned
 from edgeopt.ofa.plans import HEAD_LAYERS, layer_bits, sample
 from edgeopt.ofa.pool import Costs
 from edgeopt.pipeline import firmware
+from edgeopt.pipeline.cache import StageCache
 from edgeopt.pipeline.enumerate import lowered
+from edgeopt.pipeline.kernel_store import linked_bytes
 from edgeopt.pipeline.tiles import choices_of
 
 Floats = npt.NDArray[np.float64]
@@ -93,15 +95,29 @@ class PlanCosts:
         self._tables: _Tables | None = None
 
     def __call__(self, candidate: Planned) -> Costs:
-        """One candidate's costs, from lowering it to kernels."""
+        """One candidate's costs, from lowering it to kernels; its code is estimated."""
+        return self._costs(candidate, lambda found: found.code_bytes_estimate)
+
+    def linked(self, candidate: Planned, store: StageCache) -> Costs:
+        """One candidate's costs with its code as it is linked for the device, where that is Linux.
+
+        Raises:
+            InputError, ToolError: see `kernel_store.compiled`.
+        """
+        target, tiles = self.profile.target, self._tiles
+        return self._costs(candidate, lambda found: linked_bytes(found.keys, target, store, tiles))
+
+    def _costs(self, candidate: Planned, code: Callable[[cost.NetworkCost], int]) -> Costs:
         found = cost.evaluate(
             describe_planned(self.domain.space, candidate), "i8", self.profile.target, self._tiles,
             place=self._place,
         )  # fmt: skip
-        ram_bytes, code_bytes = found.arena_bytes, found.code_bytes_estimate
+        ram_bytes = found.arena_bytes
         if self.profile.kind == "firmware":  # which also states what is beside the arena
             ram_bytes += firmware.outside_bytes(found.keys)
             code_bytes = firmware.CODE_BYTES
+        else:
+            code_bytes = code(found)
         return Costs(
             latency=self.latency.predict(found.keys),
             ram_bytes=ram_bytes,

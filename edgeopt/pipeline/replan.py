@@ -16,7 +16,7 @@ import numpy as np
 from edgeopt.core.errors import InfeasibleError
 from edgeopt.core.estimates import Budget
 from edgeopt.ofa.plan_genes import Planned
-from edgeopt.ofa.pool import Candidate, slack_of
+from edgeopt.ofa.pool import Candidate, Costs, slack_of
 from edgeopt.pipeline.elastic_files import load_elastic
 from edgeopt.pipeline.elastic_plans import Divergence, shares, with_genes
 from edgeopt.pipeline.planned import Floats, PlanCosts
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 #: Images that outputs are compared on: on one subnet 128 of those that ship gave the plan that 600
 #: training images gave.
 _IMAGES = 128
-#: Programs solved: each has the room that the one before took too much taken away.
-_TRIES = 4
+#: Programs solved: each has the room that the one before left, or took too much, more or less.
+_TRIES = 5
 #: What a plan spends: its name as a limit, the field of `Budget`, the column of the screen.
 _SPENT = (("latency", "latency_ns", 0), ("flash", "flash_bytes", 2))
 
@@ -41,6 +41,7 @@ def replanned(
     costs: PlanCosts,
     predict: Callable[[Sequence[Planned]], Floats],
     budget: Budget,
+    price: Callable[[Planned], Costs] | None = None,
 ) -> Candidate[Planned]:
     """The same subnet under the plan of least divergence within the budget.
 
@@ -50,10 +51,12 @@ def replanned(
     Args:
         entry: the elastic supernet.
         best: what the search found.
-        costs: of candidates.
+        costs: of candidates, as the search reckons.
         predict: accuracies of candidates (0..1).
         budget: the constraints.
+        price: what a candidate costs in the end, if that is known better than by ``costs``.
     """
+    price = costs if price is None else price
     spent = [(name, field, at) for name, field, at in _SPENT if getattr(budget, field) is not None]
     if not spent or not best.feasible:
         return best
@@ -71,32 +74,35 @@ def replanned(
         return cost
 
     tables = {name: shares(sensitivity, by_gene(at)) for name, _, at in spent}
+    kept = _costed(best.config, price, predict, budget)
+    seen: set[BlockPlan] = set()
     for _ in range(_TRIES):
         limits = [Limit(name, table, room[name], fixed) for name, (table, fixed) in tables.items()]
         try:
             chosen = allocate(sensitivity, limits).bits
         except InfeasibleError:
-            return best
+            break
         plan = with_genes(space, config, {int(name): bits for name, bits in chosen.items()})
-        found = _costed(Planned(config, plan), costs, predict, budget)
-        if found.feasible:
-            return found if _moves_less(measured, plan, best.config.plan) else best
+        if plan in seen:
+            break
+        seen.add(plan)
+        found = _costed(Planned(config, plan), price, predict, budget)
+        if found.feasible and not (
+            kept.feasible and measured.of(kept.config.plan) <= measured.of(plan)
+        ):
+            kept = found
         for slack in found.slack:
             for name, field, _ in spent:
-                if slack.name == field and not slack.met:
-                    room[name] -= slack.value - slack.limit
-    return best
-
-
-def _moves_less(measured: Divergence, plan: BlockPlan, other: BlockPlan) -> bool:
-    return plan != other and measured.of(plan) < measured.of(other)
+                if slack.name == field:
+                    room[name] += slack.limit - slack.value
+    return best if kept.config == best.config else kept
 
 
 def _costed(
     candidate: Planned,
-    costs: PlanCosts,
+    price: Callable[[Planned], Costs],
     predict: Callable[[Sequence[Planned]], Floats],
     budget: Budget,
 ) -> Candidate[Planned]:
-    price, accuracy = costs(candidate), float(np.asarray(predict([candidate]))[0])
-    return Candidate(candidate, accuracy, price, slack_of(accuracy, price, budget))
+    found, accuracy = price(candidate), float(np.asarray(predict([candidate]))[0])
+    return Candidate(candidate, accuracy, found, slack_of(accuracy, found, budget))
