@@ -104,8 +104,10 @@ def saturated_sums() -> Iterator[None]:
         order = shuffle([reinterpret(packed, "int32", 8)], [0, 4, 1, 5, 2, 6, 3, 7])
         return self._b.bind(reinterpret(self._b.bind(order), "int8", 32))
 
+    build.compile_shared.cache_clear()  # which the functions that kernels share would come from
     with patch.object(Requantizer, "_pack", pack):
         yield
+    build.compile_shared.cache_clear()
 
 
 def names_of(kernels: Sequence[Tiled]) -> dict[str, Tiled]:

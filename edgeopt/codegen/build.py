@@ -51,7 +51,7 @@ def compile_object(
         shared: what they call; it is local to the object.
     """
     made: list[tuple[bytes, tuple[str, ...]]] = [
-        (_shared(one, target, "o"), (one.symbol,)) for one in dict.fromkeys(shared)
+        (compile_shared(one, target, "o"), (one.symbol,)) for one in dict.fromkeys(shared)
     ]
     made += [
         (_compile(some, target, "o", rolled=rolled), tuple(some))
@@ -98,7 +98,7 @@ def assembly(
     """
     primfuncs, shared = _functions(keys, target, prefix, choices)
     texts: list[tuple[str, tuple[str, ...]]] = [
-        (_shared(one, target, "s").decode(), (one.symbol,)) for one in shared
+        (compile_shared(one, target, "s").decode(), (one.symbol,)) for one in shared
     ]
     return texts + [
         (_compile(some, target, "s", rolled=rolled).decode(), tuple(some))
@@ -135,8 +135,14 @@ def _alike(primfuncs: Mapping[str, Any]) -> dict[bool, dict[str, Any]]:
 
 
 @lru_cache(maxsize=256)
-def _shared(one: Shared, target: TargetSpec, form: str) -> bytes:
-    """A shared function on its own: beside its callers LLVM would copy it into them."""
+def compile_shared(one: Shared, target: TargetSpec, form: str) -> bytes:
+    """A shared function on its own: beside its callers LLVM would copy it into them.
+
+    Args:
+        one: the function.
+        target: the processor.
+        form: ``o`` for an object, ``s`` for assembly.
+    """
     primfunc = one.primfunc(known_isa(target))
     return _compile({one.symbol: primfunc}, target, form, rolled=ROLLED in primfunc.attrs)
 
