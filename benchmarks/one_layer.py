@@ -67,8 +67,9 @@ def constants(key: OpKey, rng: np.random.Generator) -> dict[str, Array]:
         if not integer:
             weights = rng.standard_normal(shape) / math.sqrt(math.prod(shape[1:]))
             return {"w": weights.astype(np.float32), "b": np.zeros(shape[0], np.float32)}
+        most = (1 << (key.weight_bits or 8) - 1) - 1
         return {
-            "w": rng.integers(-127, 128, shape).astype(np.int8),
+            "w": rng.integers(-most, most + 1, shape).astype(np.int8),
             "b": np.zeros(shape[0], np.int32),
             "multiplier": np.full(shape[0], 1e-3, np.float32),
             "qparams": np.array([3, -5, *clamps], np.int32),
