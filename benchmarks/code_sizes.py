@@ -1,12 +1,12 @@
 """Code of compiled kernels by class, and of whole networks beside what a search estimates.
 
-    python benchmarks/code_sizes.py [--space cifar] [--devices local,x86-64-v3,rpi4] [--subnets 16]
+    python benchmarks/code_sizes.py [--space cifar] [--devices local,local+compact] [--subnets 16]
 
 ``mean`` is a class's mean in bytes of text, which `cost.CODE_BYTES` states; functions that kernels
 share are classes of their own. ``beside`` is what a network has besides: constants, each once.
 Subnets are random, and so are the bits of their layers in the third precision. The last table is
 what is then estimated for the networks, against what they were linked to. x86-64-v3 is this machine
-without AVX-512.
+without AVX-512; ``local+compact`` has the kernels that `compile --flash` takes.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ def networks(
 
 
 def target_of(name: str) -> TargetSpec:
-    """The processor of a device, or of this machine without AVX-512."""
-    if name != "x86-64-v3":
-        return devices.load(name).target
-    return without_avx512(devices.load("local").target)
+    """The processor of a device, or of this machine without AVX-512; compact after a plus."""
+    device, _, compact = name.partition("+")
+    profile = devices.load("local" if device == "x86-64-v3" else device).compacted(bool(compact))
+    return without_avx512(profile.target) if device == "x86-64-v3" else profile.target
 
 
 def report(name: str, space: str, count: int, store: StageCache) -> None:
@@ -101,7 +101,7 @@ def main() -> None:
     """Compile and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--space", default="cifar")
-    parser.add_argument("--devices", default="local,rpi4")
+    parser.add_argument("--devices", default="local,local+compact,rpi4")
     parser.add_argument("--subnets", type=int, default=16, help="the first two are the ends")
     args = parser.parse_args()
     store = StageCache(default_cache_dir())

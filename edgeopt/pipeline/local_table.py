@@ -196,7 +196,7 @@ class Compacted:
             return False
         template = schedules.select(key, self.target)
         shared = () if template is None else template.shared(key, self.target)
-        return any(one.kind.endswith(".any") for one in shared)
+        return any("any" in one.kind for one in shared)
 
 
 def _slowed(found: Estimate, share: float) -> Estimate:

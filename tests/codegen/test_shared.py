@@ -21,7 +21,8 @@ from edgeopt.core.kernels import OpKey
 from edgeopt.core.target import TargetSpec
 from edgeopt.pipeline.kernel_store import Job, compiled, joined
 
-VNNI, AVX2 = harness.AVX512, harness.HOST
+#: Processors for which flash counts more than time.
+VNNI, AVX2 = (replace(target, compact=True) for target in (harness.AVX512, harness.HOST))
 #: The same processor, dividing kernels in two.
 TWO = replace(AVX2, threads=2, cores=2)
 
@@ -64,7 +65,7 @@ def are_exact(keys: Sequence[OpKey], target: TargetSpec, folder: Path, seed: int
 
 def skip_without(target: TargetSpec) -> None:
     flags = Path("/proc/cpuinfo").read_text()
-    wanted = "avx512_vnni" if target is VNNI else "avx2"
+    wanted = "avx512_vnni" if target.vector_bits == 512 else "avx2"
     if wanted not in flags:
         pytest.skip(f"the processor has no {wanted}: run on one that has")
 
@@ -124,10 +125,24 @@ def test_an_output_may_lie_over_an_input(key: OpKey, tmp_path: Path) -> None:
     np.testing.assert_array_equal(got, harness.reference(key, inputs, constants))
 
 
-def test_layers_of_other_channels_and_heights_share_their_rows() -> None:
-    assert called(depthwise(16, 32, 5)) == called(depthwise(16, 64, 5, height=7))
-    assert called(depthwise(16, 32, 5)) != called(depthwise(8, 32, 5))
+def test_layers_of_other_channels_heights_and_widths_share_their_rows() -> None:
+    assert called(depthwise(16, 32, 5)) == called(depthwise(8, 64, 5, height=7))
+    assert called(depthwise(16, 32, 5)) != called(depthwise(16, 32, 3))
     assert len(called(depthwise(16, 40, 5))) == 2  # of sixteen channels, and of the last eight
+    # but those whose tiles are not whole
+    assert called(depthwise(14, 32)) == called(depthwise(14, 64, height=7))
+    assert called(depthwise(14, 32)) != called(depthwise(7, 32))
+
+
+def test_where_time_counts_what_is_shared_costs_none() -> None:
+    usual = harness.HOST, harness.AVX512
+    for key in (depthwise(16, 32), pair("scale", 8, 8, 64), average(8, 8, 64)):
+        assert not called(key, usual[0]) and not called(key, usual[1])
+    eight, four = pointwise(16, 32, 32), pointwise(16, 32, 32, weight_bits=4)
+    assert not called(eight, usual[0]) and not called(four, usual[1])
+    assert called(eight, usual[1]) == called(eight, VNNI)
+    assert called(pointwise(8, 32, 32, activation="hardswish"), usual[0]) == {"table"}
+    assert not called(pointwise(2, 32, 32, activation="hardswish"), usual[0])
 
 
 ANY_WIDTH = (
@@ -143,25 +158,13 @@ ANY_WIDTH = (
 
 
 @pytest.mark.parametrize("target", [AVX2, VNNI], ids=["avx2", "vnni"])
-def test_where_flash_is_limited_rows_of_all_widths_are_one_function(
-    target: TargetSpec, tmp_path: Path
-) -> None:
+def test_rows_of_any_width_are_bit_exact_and_small(target: TargetSpec, tmp_path: Path) -> None:
     skip_without(target)
-    compact = replace(target, compact=True)
-    assert called(depthwise(16, 32, 5), compact) == called(depthwise(8, 64, 5), compact)
-    assert called(depthwise(16, 32, 5), compact) != called(depthwise(16, 32, 3), compact)
-    are_exact(ANY_WIDTH, compact, tmp_path)
-    usual, small = (
-        object_size(build.compile_kernels(ANY_WIDTH, t)).code_bytes for t in (target, compact)
-    )
-    assert small < 0.8 * usual
-    assert compact.digest_text != target.digest_text
-
-
-def test_layers_whose_tiles_are_not_whole_keep_their_widths() -> None:
-    compact = replace(AVX2, compact=True)
-    for key in (depthwise(14, 32), depthwise(7, 16), depthwise(2, 16)):
-        assert called(key, compact) == called(key)
+    are_exact(ANY_WIDTH, target, tmp_path)
+    usual = replace(target, compact=False)
+    sizes = [object_size(build.compile_kernels(ANY_WIDTH, t)).code_bytes for t in (usual, target)]
+    assert sizes[1] < 0.8 * sizes[0]
+    assert usual.digest_text != target.digest_text
 
 
 def test_kernels_that_are_divided_call_nothing() -> None:

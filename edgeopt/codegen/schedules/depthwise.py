@@ -132,7 +132,8 @@ class Depthwise(BaseTemplate):
         if key.dtype == "f32" or not pairs_taps(isa):
             return ()
         parts = self.divide(key, target).parts if target.threads > 1 else 1
-        rows = shared.of_rows(key, self.plan(key, target)) if parts == 1 else ()
+        plan = self.plan(key, target)
+        rows = shared.of_rows(key, plan) if parts == 1 and plan.shared else ()
         line = key.out_shape[1] * key.out_shape[2]
         return (*rows, *shared.of_table(key, isa, parts, line))
 

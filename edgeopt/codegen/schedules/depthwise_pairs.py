@@ -1,8 +1,7 @@
 """Emission of int8 depthwise convolutions for processors that multiply and add int16 pairs.
 
-A row of the output is computed by functions that kernels share (`shared.Row`): of layers that
-differ in height and channels alone, each is the same. A kernel that is divided has tiles of its
-own.
+Where flash is limited, a row of the output is computed by functions that kernels share
+(`shared.Row`): of layers that differ in height and channels alone, each is the same.
 """
 
 from __future__ import annotations
@@ -73,7 +72,8 @@ def emit(function: KernelFunction, plan: Plan, isa: Isa, sizes: Mapping[str, int
         outside = b.scratch_view("i8", 0, plan.pad_bytes)
         pad = b.bind(cast(b.load(b["qparams"], 0), "int8"), "pad")
         fill_run(b, outside, 0, key.in_shape[1] * key.in_shape[2], pad)
-    (_divided if function.parts > 1 else _shared)(b, key, plan, isa, outside)
+    shares = plan.shared and function.parts == 1
+    (_shared if shares else _own)(b, key, plan, isa, outside)
     return b.finish()
 
 
@@ -98,12 +98,13 @@ def _shared(b: Builder, key: OpKey, plan: Plan, isa: Isa, outside: Buffer) -> No
             look_up(b, key, isa, row * line, line)
 
 
-def _divided(b: Builder, key: OpKey, plan: Plan, isa: Isa, outside: Buffer) -> None:
-    """This part's tiles, or blocks of channels."""
+def _own(b: Builder, key: OpKey, plan: Plan, isa: Isa, outside: Buffer) -> None:
+    """Tiles made for the kernel; of one that is divided, this part's."""
     pad, requantize = _constants(b, isa)
     layer = _layer(key, key.in_shape[2], key.in_shape[0], key.in_shape[1])
     tiler = Tiler(b, isa, layer, plan.lanes, outside, pad, requantize)
-    axis = axis_of(key, plan, isa, b.function.parts)
+    parts = b.function.parts
+    axis = axis_of(key, plan, isa, parts) if parts > 1 else "rows"
     runs = block_runs(key, plan)
     row_units = b.units(key.out_shape[0], divided=axis == "rows")
     block_units = b.units(sum(times for _, times, _, _ in runs), divided=axis == "blocks")

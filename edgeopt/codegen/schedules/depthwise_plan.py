@@ -28,7 +28,8 @@ class Plan:
     stage_elements: int  # int8: elements of scratch
     pad_bytes: int = 0  # pairs of int8: a row of padding in scratch
     slots: int = 0  # pairs of int8: vectors of pairs of weights
-    any_width: bool = False  # pairs of int8: rows of all widths share their code
+    shared: bool = False  # pairs of int8: rows of some channels are functions that kernels share
+    any_width: bool = False  # and those of all widths are one function
 
     @property
     def channels(self) -> int:
@@ -95,9 +96,10 @@ def _paired(key: OpKey, isa: Isa, choice: Choice) -> Plan:
     slots = slots_of(key.kernel)
     lanes = 2 * paired_isa(isa).lanes
     blocks = -(-channels // lanes)
-    any_width = isa.compact and not choice.pixels and _suits_any_width(key, pad_bytes)
+    shared = isa.compact and not choice.pixels
+    any_width = shared and _suits_any_width(key, pad_bytes)
     pixels = _COMPACT_PIXELS if any_width else pixels
-    return Plan(lanes, blocks, pixels, 1, out_h, 0, 0, 0, pad_bytes, slots, any_width)
+    return Plan(lanes, blocks, pixels, 1, out_h, 0, 0, 0, pad_bytes, slots, shared, any_width)
 
 
 def overhang(key: OpKey) -> int:

@@ -26,12 +26,13 @@ def tiles_of(key: OpKey, plan: Plan) -> list[Tiles]:
     """One loop over all tiles of a row where they are equal and a row of padding is at hand.
 
     The first and the last tile then read columns outside the map from there, which is decided as
-    the kernel runs: half the code or less. It makes two tiles of three taps up to a tenth slower,
-    and no difference where there are more of either.
+    the kernel runs: half the code or less. Two tiles of few taps are left apart, which would get
+    a tenth slower, but where rows are shared to save flash; where there are more of either it makes
+    no difference.
     """
     apart = [Tiles(*run, edges_of(key, *run) or ()) for run in column_runs(key, plan)]
     count, rest = divmod(key.out_shape[1], plan.pixels)
-    if len(apart) < 2 or rest or not plan.pad_bytes:
+    if len(apart) < (2 if key.kernel[1] > 3 or plan.shared else 3) or rest or not plan.pad_bytes:
         return apart
     edges = edges_of(key, 0, count, plan.pixels)
     if edges is None or len(edges) > key.in_shape[1]:

@@ -24,9 +24,7 @@ _LONG = 64
 #: for one kernel they may be by the model, which takes short tiles of 512 bits for slower than they
 #: are (benchmarks/kernel_versions.py); and by how many cycles.
 _SHARED_PIXELS = {8: (1, 4, 6), 16: (1, 4)}
-_SHARED_SLOWER, _SHARED_CYCLES = {8: 1.08, 16: 1.35}, 100.0
-#: How much slower where flash is limited.
-_COMPACT_SLOWER = 1.5
+_SHARED_SLOWER, _SHARED_CYCLES = 1.35, 100.0
 #: Of all pixels, those that overlapping tiles may compute twice.
 _SHARED_TWICE = 0.07
 #: Their inner loop goes round at least once, also where it does as many steps at once.
@@ -240,8 +238,7 @@ def tiled(
         cost, pixels, vectors = _tile(base, isa, key.dtype == "i8")
         if not choice.order and _can_share(base, isa):
             found, *tile = _shared_tile(base, isa)
-            slower = _COMPACT_SLOWER if isa.compact else _SHARED_SLOWER[isa.lanes]
-            if found <= slower * cost + _SHARED_CYCLES:
+            if found <= _SHARED_SLOWER * cost + _SHARED_CYCLES:
                 (pixels, vectors), shared = tile, True
     split = choice.split if choice.split and key.dtype != "i8" else 1
     if not choice.split and pixels * vectors < 8 and key.dtype != "i8":
@@ -368,13 +365,15 @@ def tile_cost(plan: Plan, isa: Isa, pixels: int, vectors: int) -> float:
 
 
 def _can_share(plan: Plan, isa: Isa) -> bool:
-    """Whether the panels of a product can be computed by functions that kernels share.
+    """Whether the panels of a product are to be computed by functions that kernels share.
 
     These are int8 products of matrices with AVX2 or AVX-512; other processors were not measured.
+    It costs no time with AVX-512 and weights of eight bits; elsewhere some, for fewer bytes.
     """
-    window = plan.window
+    window, free = plan.window, isa.lanes == 16 and not plan.is_packed
     return (
-        isa.arch == "x86_64"
+        (isa.compact or free)
+        and isa.arch == "x86_64"
         and isa.lanes in _SHARED_PIXELS
         and plan.stage is not None
         and plan.pack == isa.pack > 1

@@ -24,6 +24,8 @@ from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.template import is_table
 from edgeopt.core.kernels import OpKey
 
+#: Of so many bytes a call to look them up costs nothing.
+_MANY_BYTES = 512
 #: Tiles of so many pixels are small ones.
 _FEW_PIXELS = 4
 
@@ -134,14 +136,10 @@ class Row:
     @property
     def kind(self) -> str:
         """Its class in the estimates of code."""
-        name = f"row{max(self.key.kernel)}"
-        if self.plan.any_width:
-            return f"{name}.any"
-        if self.valid <= self.plan.lanes // 2:
-            return f"{name}.half"
-        if self.plan.pixels <= _FEW_PIXELS:
-            return f"{name}.short"
-        return name
+        half = ".half" if self.valid <= self.plan.lanes // 2 else ""
+        length = "any" if self.plan.any_width else "of"
+        short = ".short" if self.plan.pixels <= _FEW_PIXELS and not self.plan.any_width else ""
+        return f"row{max(self.key.kernel)}{length}" + (half or short)
 
     def primfunc(self, isa: Isa) -> Any:
         """Its code."""
@@ -229,7 +227,7 @@ class Sweep:
 
 def of_average(key: OpKey, isa: Isa, parts: int) -> tuple[Average, ...]:
     """The function that a global average is."""
-    if isa.arch != "x86_64" or parts > 1 or key.precision != "i8":
+    if isa.arch != "x86_64" or not isa.compact or parts > 1 or key.precision != "i8":
         return ()
     return tuple(Average(v, isa.lanes) for v in _vectors(key.in_shape[-1], isa))
 
@@ -237,7 +235,13 @@ def of_average(key: OpKey, isa: Isa, parts: int) -> tuple[Average, ...]:
 def of_sweep(key: OpKey, isa: Isa, parts: int) -> tuple[Sweep, ...]:
     """The function that an operator on two maps is."""
     maps = key.inputs == 2 and key.dtype == key.out_dtype == "i8" and not key.variant
-    if isa.arch != "x86_64" or parts > 1 or not maps or key.op not in ("add", "mul", "scale"):
+    if (
+        isa.arch != "x86_64"
+        or not isa.compact
+        or parts > 1
+        or not maps
+        or key.op not in ("add", "mul", "scale")
+    ):
         return ()
     run = key.in_shape[-1] if key.op == "scale" else math.prod(key.in_shape)
     whole_turns = (v for v in (4, 2) if run % (v * isa.lanes) == 0)
@@ -286,5 +290,7 @@ def of_stage(plan: Plan, isa: Isa) -> tuple[Stage, ...]:
 
 def of_table(key: OpKey, isa: Isa, parts: int, count: int) -> tuple[Shared, ...]:
     """The function that a kernel calls which looks up ``count`` bytes of its output at a time."""
+    worth = isa.compact or count >= _MANY_BYTES
     able = isa.byte_shuffle and isa.arch == "x86_64" and parts == 1 and count % 8 == 0
-    return (LookUp(),) if able and key.dtype == "i8" and is_table(key.activation) else ()
+    used = key.dtype == "i8" and is_table(key.activation)
+    return (LookUp(),) if able and used and worth else ()

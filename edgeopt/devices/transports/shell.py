@@ -234,9 +234,10 @@ class ShellLink(Closing):
             ended = True
             raise
         finally:
-            process.close()
-            if not ended and pid.isdigit():
-                self._kill(pid)
+            if not self._closed:  # lines of a program that are given up after the link is closed
+                process.close()
+                if not ended and pid.isdigit():
+                    self._kill(pid)
 
     def _kill(self, pid: str) -> None:
         """End a program that a closed connection alone would not."""
