@@ -159,7 +159,7 @@ def test_flash_is_what_was_compiled_not_what_was_estimated(
     profile = devices.load("local").compacted()
     network = planned.describe_planned(SPACE, config)
     taken_for = cost.evaluate(network, "i8", profile.target).code_bytes_estimate
-    assert taken_for < 0.6 * code.value
+    assert taken_for < 0.7 * code.value
 
 
 def test_what_activations_cost_is_not_taken_for_zero(entry: ElasticEntry) -> None:
