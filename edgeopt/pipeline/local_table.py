@@ -63,7 +63,8 @@ def model_for(
     """
     if profile.kind == "firmware":
         return _of_firmware(profile, strict=strict, space=space, detail=detail, packed=packed)
-    found = _of_linux(profile, strict=strict, space=space, detail=detail, any_table=any_table)
+    usual = profile.compacted(False)  # tables are of usual kernels, whoever asks first
+    found = _of_linux(usual, strict=strict, space=space, detail=detail, any_table=any_table)
     return Compacted(found, profile.target) if profile.compact else found
 
 

@@ -71,7 +71,12 @@ def tuned(
         programs = local_programs(profile, Path(folder), cache)
         chosen = slowest(keys, latency, candidates, count)
         for number, key in enumerate(chosen, start=1):
-            inputs = {"key": str(key), "device": profile.fingerprint, "wide": str(WIDE)}
+            inputs = {
+                "key": str(key),
+                "device": profile.fingerprint,
+                "wide": str(WIDE),
+                "compact": str(profile.compact),
+            }
             files = cache.get(_STAGE, inputs, code=codegen_version())
             if files is None:
                 detail(f"tuning kernel {number} of {len(chosen)}, {len(candidates[key])} tilings")

@@ -14,6 +14,7 @@ from edgeopt.core.estimates import Budget, Source
 from edgeopt.core.kernels import OpKey
 from edgeopt.latency.select import RUNTIME, made_table_dir, table_path
 from edgeopt.latency.table import LatencyTable, Measurement
+from edgeopt.ofa.spaces import load_space
 from edgeopt.pipeline import local_table, tiles
 from edgeopt.pipeline.cache import StageCache
 from edgeopt.pipeline.compile import CompileRequest, compile_network
@@ -53,6 +54,19 @@ def test_other_boards_are_predicted_as_they_were() -> None:
     profile = devices.load("rpi4")
     usual, compact = (local_table.model_for(p) for p in (profile, profile.compacted()))
     assert compact.predict([ROWS, POINTWISE]) == usual.predict([ROWS, POINTWISE])
+
+
+def test_a_first_table_of_this_machine_is_of_usual_kernels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEOPT_CACHE_DIR", str(tmp_path))
+    measured = []
+    monkeypatch.setattr(
+        local_table, "_measure_quickly", lambda profile, *rest: measured.append(profile.target)
+    )
+    local = devices.load("local")
+    local_table.model_for(local.compacted(), space=load_space("cifar"))
+    assert measured == [local.target]
 
 
 @pytest.mark.usefixtures("x86_64")
