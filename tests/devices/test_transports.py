@@ -249,6 +249,15 @@ def test_the_work_folder_is_private_and_goes(
     link.close()  # a second time does nothing
 
 
+def test_lines_may_be_given_up_after_the_link_is_closed(rig: Rig) -> None:
+    """As a collector does with a generator that nobody holds any more."""
+    with contextlib.closing(rig.open()) as link:
+        program = link.push(rig.program, "program", executable=True)
+        lines = link.run([program, "silent"])
+        assert next(lines) == "before"
+    lines.close()  # type: ignore[attr-defined]
+
+
 def test_the_board_vanishes(rig: Rig) -> None:
     if rig.vanish is None:
         pytest.skip("this machine cannot vanish")

@@ -234,10 +234,9 @@ class ShellLink(Closing):
             ended = True
             raise
         finally:
-            if not self._closed:  # lines of a program that are given up after the link is closed
-                process.close()
-                if not ended and pid.isdigit():
-                    self._kill(pid)
+            process.close()
+            if not ended and pid.isdigit() and not self._closed:  # the keeper ended it otherwise
+                self._kill(pid)
 
     def _kill(self, pid: str) -> None:
         """End a program that a closed connection alone would not."""

@@ -252,6 +252,8 @@ class SshProcess:
 
     def close(self) -> None:
         """Close the channel."""
+        if self.remote.connection is None:  # it went with the connection
+            return
 
         async def end() -> None:
             for task in self._reads.values():
