@@ -4,9 +4,10 @@
 
 ``mean`` is a class's mean in bytes of text, which `cost.CODE_BYTES` states; functions that kernels
 share are classes of their own. ``beside`` is what a network has besides: constants, each once.
-Subnets are random, and so are the bits of their layers in the third precision. The last table is
-what is then estimated for the networks, against what they were linked to. x86-64-v3 is this machine
-without AVX-512; ``local+compact`` has the kernels that `compile --flash` takes.
+Subnets are random, and so are the bits of their layers in the third precision. After it comes what
+is estimated for the networks, against what they were linked to, and the layers of `kernel_shapes`,
+which state the classes that subnets have none of. x86-64-v3 is this machine without AVX-512;
+``local+compact`` has the kernels that `compile --flash` takes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import argparse
 import random
 import statistics
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 
+import kernel_shapes
 from machine import without_avx512
 
 from edgeopt import devices
@@ -67,21 +70,8 @@ def report(name: str, space: str, count: int, store: StageCache) -> None:
     some = networks(space, target, count)
     jobs = [Job(key) for key in dict.fromkeys(key for _, keys, _ in some for key in keys)]
     objects, _ = compiled(jobs, target, store)
-    sizes = function_sizes(joined(jobs, objects))
-    classes: dict[str, set[str]] = defaultdict(set)
-    stated: dict[str, int] = {}
-    for job in jobs:
-        template = schedules.select(job.key, target)
-        shared = template.shared(job.key, target) if template is not None else ()
-        known = cost.code_bytes(job.key, target)
-        own = f"{job.key.precision} {cost.code_class(job.key, shared)}"
-        for label, symbol in ((own, job.symbol), *((f"i8 {s.kind}", s.symbol) for s in shared)):
-            classes[label].add(symbol)
-            stated[label] = known[symbol]
-    print(f"{name}: {len(jobs)} kernels of {count} subnets\n{HEADER}")
-    for label, symbols in sorted(classes.items()):
-        mean = statistics.fmean(sizes[symbol] for symbol in symbols)
-        print(f"{label:20} {len(symbols):9} {mean:7.0f} {stated[label]:7}")
+    print(f"{name}: {len(jobs)} kernels of {count} subnets")
+    by_class(jobs, objects, target)
     beside, errors = defaultdict(list), defaultdict(list)
     for precision, keys, estimate in some:
         distinct = [Job(key) for key in dict.fromkeys(keys)]
@@ -94,7 +84,31 @@ def report(name: str, space: str, count: int, store: StageCache) -> None:
         ratios = errors[precision]
         extra, mean = statistics.fmean(beside[precision]), statistics.fmean(ratios)
         print(f"{precision:20} {extra:9.0f} {mean:8.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    layers = (key for p in ("f32", "i8") for _, _, key in kernel_shapes.layers(p))
+    jobs = [Job(key) for key in dict.fromkeys(layers) if schedules.select(key, target)]
+    objects, _ = compiled(jobs, target, store)
+    print(f"{name}: {len(jobs)} kernels of kernel_shapes")
+    by_class(jobs, objects, target)
     print(flush=True)
+
+
+def by_class(jobs: Sequence[Job], objects: Mapping[Job, bytes], target: TargetSpec) -> None:
+    """The table of some kernels and what they share."""
+    sizes = function_sizes(joined(jobs, objects))
+    classes: dict[str, set[str]] = defaultdict(set)
+    stated: dict[str, int] = {}
+    for job in jobs:
+        template = schedules.select(job.key, target)
+        shared = template.shared(job.key, target) if template is not None else ()
+        known = cost.code_bytes(job.key, target)
+        own = f"{job.key.precision} {cost.code_class(job.key, shared)}"
+        for label, symbol in ((own, job.symbol), *((f"i8 {s.kind}", s.symbol) for s in shared)):
+            classes[label].add(symbol)
+            stated[label] = known[symbol]
+    print(HEADER)
+    for label, symbols in sorted(classes.items()):
+        mean = statistics.fmean(sizes[symbol] for symbol in symbols)
+        print(f"{label:20} {len(symbols):9} {mean:7.0f} {stated[label]:7}")
 
 
 def main() -> None:

@@ -26,8 +26,6 @@ from edgeopt.core.kernels import OpKey
 
 #: Of so many bytes a call to look them up costs nothing.
 _MANY_BYTES = 512
-#: Tiles of so many pixels are small ones.
-_FEW_PIXELS = 4
 
 
 class Shared(Protocol):
@@ -136,10 +134,9 @@ class Row:
     @property
     def kind(self) -> str:
         """Its class in the estimates of code."""
+        width = "any" if self.plan.any_width else "of"
         half = ".half" if self.valid <= self.plan.lanes // 2 else ""
-        length = "any" if self.plan.any_width else "of"
-        short = ".short" if self.plan.pixels <= _FEW_PIXELS and not self.plan.any_width else ""
-        return f"row{max(self.key.kernel)}{length}" + (half or short)
+        return f"row{max(self.key.kernel)}{width}{half}"
 
     def primfunc(self, isa: Isa) -> Any:
         """Its code."""
@@ -186,7 +183,7 @@ class Average:
     @property
     def kind(self) -> str:
         """Its class in the estimates of code."""
-        return f"average{self.vectors}"
+        return "average"
 
     def primfunc(self, isa: Isa) -> Any:
         """Its code."""
