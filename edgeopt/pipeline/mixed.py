@@ -228,7 +228,7 @@ def _searched(
         entry, result.best, costs, predict, budget, lambda planned: costs.linked(planned, store)
     )
     front = {candidate.config for candidate in (*result.front, best)}
-    costed = dict.fromkeys((*result.evaluated, best))
+    costed = {candidate.config: candidate for candidate in (*result.evaluated, best)}.values()
     low, high = predictor.interval
     return SearchDocument(
         subnet=str(best.config.subnet),
