@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 
 from edgeopt import devices
+from edgeopt.core.errors import InfeasibleError
 from edgeopt.core.estimates import Budget
 from edgeopt.core.space import SubnetConfig
 from edgeopt.ofa.data import ImageSet, load_images, normalize
@@ -254,7 +255,11 @@ def plans(
         for share in shares:
             most = int(whole * share)
             program = Measured(net, config, calibration, x)
-            found = {"integer program": by_program(program, board, most)}
+            try:
+                found = {"integer program": by_program(program, board, most)}
+            except InfeasibleError:
+                print(f"  {config}, flash {most:,} = {share:.2f} of int8: no plan is that small")
+                continue
             count = len(program.known)
             own = Measured(net, config, calibration, x)
             found["evolution"] = by_evolution(own, board, most, count, 0)
@@ -270,7 +275,7 @@ def plans(
             for name, value in right.items():
                 gains[name].append(100 * (value - right["integer program"]))
                 wins[name] += value == best
-    for name in wins:
+    for name in wins if gains["predictor"] else ():
         mean = statistics.fmean(gains[name])
         print(f"  {name:<16} best in {wins[name]:.0f} of {len(gains[name])}, "
               f"mean difference to the integer program {mean:+.2f} points")  # fmt: skip
