@@ -25,7 +25,9 @@ def run(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle.")] = Path("out"),
     latency: Annotated[str | None, typer.Option(help="Budget, such as 10ms.")] = None,
     ram: Annotated[str | None, typer.Option(help="Arena budget, such as 64KB.")] = None,
-    flash: Annotated[str | None, typer.Option(help="Weights and code, such as 512KB.")] = None,
+    flash: Annotated[
+        str | None, typer.Option(help="Weights and code, such as 512KB; smaller kernels on x86-64.")
+    ] = None,
     accuracy: Annotated[str | None, typer.Option(help="Least accuracy, such as 80%.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32, int8 or mixed.")] = "auto",
     plan: Annotated[

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edgeopt import __version__, devices
-from edgeopt.codegen import plan_picture
+from edgeopt.codegen import plan_picture, schedules
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InfeasibleError, InputError, suggest
 from edgeopt.core.estimates import Budget, Source
@@ -286,6 +286,7 @@ def _compile(
             *figures.fallback_notes(artifact, rows),
             *figures.widened_notes(final.imported.network, artifact),
             *_notes(artifact, request),
+            *_compact_notes(artifact),
             *overruns.notes(found, asked),
             *(f"searched again: a network found before took {miss}" for miss in run.misses),
         ),
@@ -345,6 +346,16 @@ def _summary(artifact: Artifact) -> str:
     if artifact.fallbacks:
         text += f", {len(artifact.fallbacks)} without a template"
     return text
+
+
+def _compact_notes(artifact: Artifact) -> tuple[str, ...]:
+    """What kernels that take few bytes cost."""
+    if not any(schedules.is_compact(key, artifact.target) for key in artifact.graph.keys):
+        return ()
+    return (
+        "compiled for few bytes, as --flash asks: kernels share their code, which makes networks "
+        "about a tenth slower (docs/compile.md)",
+    )
 
 
 def _notes(artifact: Artifact, request: CompileRequest) -> tuple[str, ...]:

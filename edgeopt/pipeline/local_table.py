@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from operator import mul
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,9 +32,14 @@ if TYPE_CHECKING:
 
 QUICK = "quick"
 QUICK_KERNELS = 32
-#: Times of depthwise kernels that share their code across widths by those of others: the least,
-#: the mean and the most of benchmarks/kernel_versions.py.
-_SLOWER = (1.0, 1.25, 1.4)
+#: Times of compact int8 kernels by those of usual ones: the least, the mean and the most that
+#: benchmarks/kernel_versions.py found in a subnet, with AVX2 and with AVX-512.
+_SLOWER = {
+    "depthwise": (1.0, 1.21, 1.45),
+    "pointwise": (0.98, 1.06, 1.28),
+    "scale": (1.17, 1.18, 1.2),
+}
+_AS_USUAL = (1.0, 1.0, 1.0)
 
 
 def model_for(
@@ -164,7 +170,7 @@ class OneThread:
 
 @dataclass(frozen=True, slots=True)
 class Compacted:
-    """A model of kernels as they usually are, for networks with some that are smaller and slower.
+    """A model of usual kernels, for networks whose kernels are compact and slower.
 
     How much slower is the mean that benchmarks/kernel_versions.py found on x86-64; intervals take
     in what single kernels were.
@@ -179,34 +185,30 @@ class Compacted:
         return f"{latency.model_digest(self.model)} compact {_SLOWER}"
 
     def predict(self, keys: Sequence[OpKey]) -> Estimate:
-        """The network, by the share of its time that is spent in such kernels."""
-        whole = self.model.predict(keys)
-        each = self.model.predict_each(keys)
-        slow = sum(e.value for key, e in zip(keys, each, strict=True) if self._is_slower(key))
-        return _slowed(whole, slow / sum(e.value for e in each)) if slow else whole
+        """The network, each kernel by its share of the time."""
+        found = self.model.predict(keys)
+        each = [estimate.value for estimate in self.model.predict_each(keys)]
+        times = zip(*(self._times(key) for key in keys), strict=True)
+        return _slowed(found, *(sum(map(mul, each, column)) / sum(each) for column in times))
 
     def predict_each(self, keys: Sequence[OpKey]) -> list[Estimate]:
         """The kernels."""
-        return [
-            _slowed(found, 1.0) if self._is_slower(key) else found
-            for key, found in zip(keys, self.model.predict_each(keys), strict=True)
-        ]
+        each = self.model.predict_each(keys)
+        return [_slowed(e, *self._times(key)) for key, e in zip(keys, each, strict=True)]
 
-    def _is_slower(self, key: OpKey) -> bool:
-        if key.op != "depthwise" or key.precision != "i8":
-            return False
-        template = schedules.select(key, self.target)
-        shared = () if template is None else template.shared(key, self.target)
-        return any("any" in one.kind for one in shared)
+    def _times(self, key: OpKey) -> tuple[float, float, float]:
+        """The least, the mean and the most that a kernel takes of what its usual form does."""
+        compact = schedules.is_compact(key, self.target)
+        return _SLOWER.get(key.op, _AS_USUAL) if compact else _AS_USUAL
 
 
-def _slowed(found: Estimate, share: float) -> Estimate:
-    """An estimate of which a share takes longer."""
-    low, mean, high = (1 + share * (times - 1) for times in _SLOWER)
-    how = f"{found.how}; depthwise kernels of few bytes taken for {_SLOWER[1]} times as slow"
+def _slowed(found: Estimate, low: float, mean: float, high: float) -> Estimate:
+    """An estimate of what takes so many times as long."""
+    if mean == 1.0:
+        return found
     return replace(
         found, value=found.value * mean, low=found.low * low, high=found.high * high,
-        source=Source.ESTIMATED, how=how, coverage=found.coverage * (1 - share),
+        source=Source.ESTIMATED, how=f"{found.how}; compact kernels taken for {mean:.2f} of it",
     )  # fmt: skip
 
 

@@ -41,7 +41,7 @@ class Program(Protocol):
 def choices_of(profile: DeviceProfile) -> dict[OpKey, Choice]:
     """The measured tilings of a device, by the table of the code as it is now; else none.
 
-    Where networks are to take little flash, kernels that call functions they share keep them.
+    Where networks are to take little flash, compact kernels stay as they are.
 
     Raises:
         InputError: the table is broken.
@@ -53,12 +53,8 @@ def choices_of(profile: DeviceProfile) -> dict[OpKey, Choice]:
     table = latency.find_table(profile, runtime_version=codegen_version())
     if table is None:
         return {}
-
-    def shares(key: OpKey) -> bool:
-        template = schedules.select(key, profile.target)
-        return template is not None and bool(template.shared(key, profile.target))
-
-    return {k: c for k, c in table.choices.items() if not (profile.compact and shares(k))}
+    target = profile.target
+    return {k: c for k, c in table.choices.items() if not schedules.is_compact(k, target)}
 
 
 def candidates_of(

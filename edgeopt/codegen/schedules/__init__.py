@@ -78,6 +78,7 @@ constants, which are other than those above.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from edgeopt.codegen import ckernels
 from edgeopt.codegen.schedules import (
@@ -94,6 +95,7 @@ from edgeopt.codegen.schedules import (
     winograd_plan,
 )
 from edgeopt.codegen.schedules.isa import isa_of
+from edgeopt.codegen.schedules.shared import Shared
 from edgeopt.codegen.schedules.template import Template
 from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.kernels import OpKey
@@ -135,3 +137,15 @@ def select(key: OpKey, target: TargetSpec, choice: Choice = MODEL) -> Template |
         if template is not None:
             return template if choice == MODEL else template.with_choice(choice)
     return None
+
+
+def shared_by(key: OpKey, target: TargetSpec) -> tuple[Shared, ...]:
+    """The functions that a key's kernel calls, tiled by its template's model; none without one."""
+    template = select(key, target)
+    return () if template is None else template.shared(key, target)
+
+
+def is_compact(key: OpKey, target: TargetSpec) -> bool:
+    """Whether a target that asks for few bytes gets another kernel for that."""
+    usual = replace(target, compact=False)
+    return target.compact and shared_by(key, target) != shared_by(key, usual)
