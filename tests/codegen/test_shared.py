@@ -140,7 +140,8 @@ def test_where_time_counts_what_is_shared_costs_none() -> None:
         assert not called(key, usual[0]) and not called(key, usual[1])
     eight, four = pointwise(16, 32, 32), pointwise(16, 32, 32, weight_bits=4)
     assert not called(eight, usual[0]) and not called(four, usual[1])
-    assert called(eight, usual[1]) == called(eight, VNNI)
+    assert called(eight, usual[1]) == {"stage16", "gemm_4x2w8l16of16r0"}
+    assert called(eight, VNNI) == {"stage16", "gemm_4x1w8l16of16r0"}  # one width for all layers
     assert called(pointwise(8, 32, 32, activation="hardswish"), usual[0]) == {"table"}
     assert not called(pointwise(2, 32, 32, activation="hardswish"), usual[0])
 

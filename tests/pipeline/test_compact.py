@@ -44,9 +44,9 @@ def test_compact_kernels_are_predicted_slower() -> None:
     keys = [ROWS, POINTWISE, replace(ROWS, dtype="f32", out_dtype="f32")]
     before, after = usual.predict_each(keys), compact.predict_each(keys)
     assert after[2] == before[2]
-    for index, mean in ((0, 1.21), (1, 1.06)):
+    for index, mean in ((0, 1.26), (1, 1.05)):
         assert after[index].value == pytest.approx(mean * before[index].value)
-        assert after[index].low <= before[index].low
+        assert after[index].low >= before[index].low
         assert after[index].high > before[index].high
         assert after[index].source is Source.ESTIMATED
         assert f"compact kernels taken for {mean:.2f}" in after[index].how

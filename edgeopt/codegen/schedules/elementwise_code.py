@@ -78,21 +78,21 @@ def _call(b: Builder, key: OpKey, function: Sweep) -> None:
     runs = elements(key.in_shape) // channels if key.op == "scale" else 1
     names = ("x0", "x1", "factors" if key.op == "add" else "multiplier", "qparams", "y")
     pointers = [address(b[name]) for name in names]
-    call(b, function, *pointers, runs, elements(key.in_shape) // runs)
+    width = function.vectors * function.lanes
+    call(b, function, *pointers, runs, elements(key.in_shape) // runs, width)
 
 
 def sweep(function: Sweep, isa: Isa) -> Any:
     """The code of `shared.Sweep`."""
     factor = "factors" if function.op == "add" else "multiplier"
     pointers = {"x0": "i8", "x1": "i8", factor: "f32", "qparams": "i32", "y": "i8"}
-    b = begin(function, pointers, ("runs", "length"))
-    length, width = b.extents["length"], function.vectors * function.lanes
+    b = begin(function, pointers, ("runs", "length", "width"))
+    length, width = (b.bind(cast(b.extents[name], "int64")) for name in ("length", "width"))
     body = _integer(b, isa, function.key)
-    turns = b.bind(tirx.truncdiv(length, width), "turns")
     with b.loop(b.extents["runs"], "run") as run:
         base = b.bind(cast(run, "int64") * length, "base")
-        with b.loop(turns, "turn") as turn:
-            body(base + turn * width, turn * width, function.lanes, width)
+        with b.steps(tirx.IntImm("int64", 0), length, width) as at:
+            body(base + at, at, function.lanes, function.vectors * function.lanes)
     return b.finish()
 
 

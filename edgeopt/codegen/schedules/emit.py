@@ -290,6 +290,20 @@ class Builder:
             self.emit(tirx.For(variable, 0, extent, tirx.ForKind.SERIAL, _sequence(body)))
 
     @contextmanager
+    def steps(self, start: Expr, end: Expr, step: Expr) -> Iterator[Expr]:
+        """Counts from ``start`` to below ``end`` (of 64 bits) by a step known as it runs.
+
+        Since nobody knows how often such a loop goes round, LLVM does not unroll it; what turns
+        that off otherwise cannot be reached through TVM.
+        """
+        at = self.registers(1, "int64", 1)
+        at[0] = start
+        self._stack.append([])
+        yield self.bind(at[0], "at")
+        at[0] = at[0] + step
+        self.emit(tirx.While(at[0] < end, _sequence(self._stack.pop())))
+
+    @contextmanager
     def when(self, condition: Expr) -> Iterator[None]:
         """Statements under a condition."""
         self._stack.append([])

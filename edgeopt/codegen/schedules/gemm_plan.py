@@ -20,11 +20,13 @@ from edgeopt.core.kernels import OpKey
 _TILE_CYCLES, _LATENCY = 12.0, 4.0
 #: Reductions from which on adding lanes up at the end costs less than broadcasting.
 _LONG = 64
-#: Pixels of the tiles of functions that kernels share, by lanes; how much slower than what is made
-#: for one kernel they may be by the model, which takes short tiles of 512 bits for slower than they
-#: are (benchmarks/kernel_versions.py); and by how many cycles.
-_SHARED_PIXELS = {8: (1, 4, 6), 16: (1, 4)}
+#: Pixels of the tiles of functions that kernels share; how much slower than what is made for one
+#: kernel they may be by the model, which takes short tiles of 512 bits for slower than they are
+#: (benchmarks/kernel_versions.py); and by how many cycles.
+_SHARED_PIXELS = (1, 4)
 _SHARED_SLOWER, _SHARED_CYCLES = 1.35, 100.0
+#: Output channels of their tiles where flash is limited: one width for all layers.
+_COMPACT_OUTPUTS = 16
 #: Of all pixels, those that overlapping tiles may compute twice.
 _SHARED_TWICE = 0.07
 #: Their inner loop goes round at least once, also where it does as many steps at once.
@@ -238,7 +240,7 @@ def tiled(
         cost, pixels, vectors = _tile(base, isa, key.dtype == "i8")
         if not choice.order and _can_share(base, isa):
             found, *tile = _shared_tile(base, isa)
-            if found <= _SHARED_SLOWER * cost + _SHARED_CYCLES:
+            if isa.compact or found <= _SHARED_SLOWER * cost + _SHARED_CYCLES:
                 (pixels, vectors), shared = tile, True
     split = choice.split if choice.split and key.dtype != "i8" else 1
     if not choice.split and pixels * vectors < 8 and key.dtype != "i8":
@@ -374,7 +376,7 @@ def _can_share(plan: Plan, isa: Isa) -> bool:
     return (
         (isa.compact or free)
         and isa.arch == "x86_64"
-        and isa.lanes in _SHARED_PIXELS
+        and isa.lanes in (8, 16)
         and plan.stage is not None
         and plan.pack == isa.pack > 1
         and plan.groups == window.taps_h == window.taps_w == 1
@@ -395,10 +397,11 @@ def _shared_cost(plan: Plan, isa: Isa, pixels: int, vectors: int) -> float:
 def _shared_tile(plan: Plan, isa: Isa) -> tuple[float, int, int]:
     """The best of few sizes, so that few functions suffice: (cycles, pixels, vectors)."""
     cols, found = plan.window.out_cols, []
-    for pixels in _SHARED_PIXELS[isa.lanes]:
+    for pixels in _SHARED_PIXELS:
         if pixels > cols or -(-cols // pixels) * pixels > (1 + _SHARED_TWICE) * cols:
             continue
-        for vectors in range(1, min(plan.output_vectors, 3 if pixels > 1 else 2) + 1):
+        most = _COMPACT_OUTPUTS // isa.lanes if isa.compact else 3 if pixels > 1 else 2
+        for vectors in range(1, min(plan.output_vectors, most) + 1):
             if fits(isa, pixels, vectors, True, plan.is_packed):
                 found.append((_shared_cost(plan, isa, pixels, vectors), pixels, vectors))
     return min(found)

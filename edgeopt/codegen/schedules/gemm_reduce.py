@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgeopt.codegen.schedules import dot
-from edgeopt.codegen.schedules.emit import Buffer, Builder, Expr, Registers, dtype_of, part
+from edgeopt.codegen.schedules.emit import Buffer, Builder, Expr, Registers, dtype_of, part, tirx
 from edgeopt.codegen.schedules.gemm_plan import Plan
 from edgeopt.codegen.schedules.gemm_run import Run, run_of, steps_at_once
 from edgeopt.codegen.schedules.isa import Isa
@@ -35,7 +35,6 @@ def reduce(
     chunk = steps_at_once(plan, isa, vectors)
     block = chunk * stride * plan.bits // 8 if plan.is_packed else chunk * stride
     run = run_of(plan, isa, vectors) if run is None else run
-    chunks, rest = run.chunks, run.rest
 
     def step(x_at: Expr, w_at: Expr, count: int, whole: bool, first: Expr) -> None:
         held = None
@@ -74,15 +73,23 @@ def reduce(
                         isa, integer, acc[index], w[n], spread, together=together
                     )
 
-    if not isinstance(chunks, int) or chunks:
+    if isinstance(run.whole, int):
+        chunks = run.whole // run.turn
         with b.loop(chunks, "k") as k:
             x_at, w_at = at + k * chunk * plan.pack, weights + k * block
             step(x_at, w_at, chunk, chunk == 4, k * chunk)
-    if rest:
-        done = chunks * chunk
-        if plan.is_packed:
-            step(at + done * plan.pack, weights + chunks * block, rest, False, done)
-            return
-        with b.loop(rest, "k") as k:
-            x_at, w_at = at + (done + k) * plan.pack, weights + (done + k) * stride
-            step(x_at, w_at, 1, False, done + k)
+        after = weights + chunks * block
+    else:
+        zero = tirx.IntImm("int64", 0)
+        reached = b.registers(1, "int64", 1)
+        reached[0] = zero + weights
+        with b.steps(zero, run.whole, run.turn) as done:
+            step(at + done, b.bind(reached[0], "w"), chunk, chunk == 4, 0)
+            reached[0] = reached[0] + block
+        after = b.bind(reached[0], "w")
+    if plan.is_packed and run.rest:
+        step(at + run.whole, after, run.rest, False, run.whole // plan.pack)
+    elif run.rest:
+        with b.loop(run.rest, "k") as k:
+            x_at, w_at = at + (run.whole + k * plan.pack), after + k * stride
+            step(x_at, w_at, 1, False, run.whole // plan.pack + k)

@@ -12,9 +12,13 @@ from edgeopt.codegen.schedules.isa import Isa
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Turns of the inner loop, a number or an expression, and the steps that are left."""
+    """Activations that whole turns of the inner loop take, and one of them, and the steps left.
 
-    chunks: Any
+    Activations are numbers, or expressions of what is known as a program runs.
+    """
+
+    whole: Any
+    turn: Any
     rest: int
 
 
@@ -27,4 +31,6 @@ def steps_at_once(plan: Plan, isa: Isa, vectors: int) -> int:
 
 def run_of(plan: Plan, isa: Isa, vectors: int) -> Run:
     """The run of a plan."""
-    return Run(*divmod(plan.window.run_packed // plan.pack, steps_at_once(plan, isa, vectors)))
+    chunk = steps_at_once(plan, isa, vectors)
+    chunks, rest = divmod(plan.window.run_packed // plan.pack, chunk)
+    return Run(chunks * chunk * plan.pack, chunk * plan.pack, rest)

@@ -31,23 +31,23 @@ def panel(function: Panel, isa: Isa) -> Any:
         "x": isa.stage_dtype, "weights": weights, "bias": "i32", "multiplier": "f32",
         "qparams": "i32", "y": "i8",
     }  # fmt: skip
-    b = begin(function, pointers, ("cols", "x_step", "chunks", "y_step"))
-    cols, chunks = b.extents["cols"], b.extents["chunks"]
+    b = begin(function, pointers, ("cols", "x_step", "whole", "turn", "y_step"))
     # 64 bits as addresses have, or LLVM extends every product by itself
-    x_step, y_step = (b.bind(cast(b.extents[name], "int64")) for name in ("x_step", "y_step"))
-    chunks = b.bind(tirx.max(chunks, tirx.IntImm("int32", 1)))  # LLVM need not ask if it is 0
+    wide = {name: b.bind(cast(value, "int64")) for name, value in b.extents.items()}
+    cols, x_step, turn, y_step = (wide[name] for name in ("cols", "x_step", "turn", "y_step"))
+    whole = b.bind(tirx.max(wide["whole"], tirx.IntImm("int64", 1)))  # LLVM need not ask if it is 0
     zero, low, high = (b.bind(b.load(b["qparams"], i), "q") for i in (1, 2, 3))
     requantize = Requantizer(b, isa, zero, low, high)
     plan = _plan(function, isa, x_step)
-    with b.loop(b.bind(tirx.truncdiv(cols + (pixels - 1), pixels), "tiles"), "tile") as tile:
-        col = tile if pixels == 1 else b.bind(tirx.min(tile * pixels, cols - pixels), "col")
+    with b.steps(tirx.IntImm("int64", 0), cols, tirx.IntImm("int64", pixels)) as tile:
+        col = tile if pixels == 1 else b.bind(tirx.min(tile, cols - pixels), "col")
         acc = b.registers(pixels * vectors, "int32", lanes)
         for n in range(vectors):
             bias = b.bind(b.load(b["bias"], n * lanes, lanes))
             for m in range(pixels):
                 acc[m * vectors + n] = bias
         at = b.bind(col * x_step, "at")
-        run = Run(chunks, function.rest)
+        run = Run(whole, turn, function.rest)
         reduce(b, isa, plan, b["x"], True, acc, at, 0, pixels, vectors, run=run)
         scales = [b.bind(b.load(b["multiplier"], n * lanes, lanes)) for n in range(vectors)]
         steps = [cast(acc[i], "float32") * scales[i % vectors] for i in range(pixels * vectors)]
@@ -69,14 +69,14 @@ def panel(function: Panel, isa: Isa) -> Any:
 def stage(function: Stage, isa: Isa) -> Any:
     """The code of `shared.Stage`."""
     dtype, flip = isa.stage_dtype, isa.unsigned
-    b = begin(function, {"x0": "i8", "to": dtype}, ("count",))
-    count, done = b.extents["count"], tirx.IntImm("int32", 0)
-    for width in (2 * function.lanes, 8):
-        turns = b.bind(tirx.truncdiv(count - done, width), "turns")
-        with b.loop(turns, "turn") as turn:
-            at = b.bind(done + turn * width, "at")
-            copy_run(b, b["x0"], at, b["to"], at, width, dtype, flip, width)
-        done = b.bind(done + turns * width)
+    b = begin(function, {"x0": "i8", "to": dtype}, ("count", "width"))
+    count, step = (b.bind(cast(b.extents[name], "int64")) for name in ("count", "width"))
+    width = 2 * function.lanes
+    whole = b.bind(count - tirx.truncmod(count, width))
+    zero, short = tirx.IntImm("int64", 0), tirx.truncdiv(step, width // 8)
+    for start, end, by, length in ((zero, whole, step, width), (whole, count, short, 8)):
+        with b.steps(start, end, by) as at:
+            copy_run(b, b["x0"], at, b["to"], at, length, dtype, flip, length)
     return b.finish()
 
 
@@ -107,7 +107,7 @@ def emit(kernel: KernelFunction, plan: Plan, isa: Isa, sizes: Mapping[str, int])
     with b.loop(window.out_rows, "band") as band:
         x = b["x0"]
         for copy in of_stage(plan, isa):
-            call(b, copy, address(x, band * chunk), address(source), chunk)
+            call(b, copy, address(x, band * chunk), address(source), chunk, 2 * copy.lanes)
         if not of_stage(plan, isa):
             copy_run(b, x, band * chunk, source, 0, chunk, staged.dtype, isa.unsigned, 2 * lanes)
         for start, times, function, run in panels(plan, isa):
@@ -121,7 +121,7 @@ def emit(kernel: KernelFunction, plan: Plan, isa: Isa, sizes: Mapping[str, int])
                     b, function, address(source), address(b["weights"], at),
                     address(b["bias"], channel), address(b["multiplier"], channel),
                     address(b["qparams"]), address(b["y"], band * (cols * plan.outputs) + channel),
-                    cols, window.run, run.chunks, plan.outputs,
+                    cols, window.run, run.whole, run.turn, plan.outputs,
                 )  # fmt: skip
     if is_table(key.activation):
         look_up(b, key, isa, 0, elements(key.out_shape))

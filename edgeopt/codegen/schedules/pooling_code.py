@@ -44,8 +44,9 @@ def average(function: Average, isa: Isa) -> Any:
         acc = b.registers(vectors, "int32", lanes)
         for v in range(vectors):
             acc[v] = bcast(-zeros, lanes)
-        with b.loop(pixels, "pixel") as pixel:
-            from_here = b.bind(cast(pixel, "int64") * channels + at, "x")
+        begin_at = cast(at, "int64")
+        apart = b.bind(cast(channels, "int64"))
+        with b.steps(begin_at, begin_at + pixels * apart, apart) as from_here:
             for v in range(vectors):
                 x = b.load(b["x0"], from_here + v * lanes, lanes)
                 acc[v] = acc[v] + cast(x, "int32")

@@ -26,6 +26,8 @@ from edgeopt.core.kernels import OpKey
 
 #: Of so many bytes a call to look them up costs nothing.
 _MANY_BYTES = 512
+#: Elements at once of operators on two maps.
+_SWEPT = 16
 
 
 class Shared(Protocol):
@@ -213,7 +215,7 @@ class Sweep:
     @property
     def kind(self) -> str:
         """Its class in the estimates of code."""
-        return f"sweep{self.vectors}"
+        return "sweep"
 
     def primfunc(self, isa: Isa) -> Any:
         """Its code."""
@@ -226,7 +228,8 @@ def of_average(key: OpKey, isa: Isa, parts: int) -> tuple[Average, ...]:
     """The function that a global average is."""
     if isa.arch != "x86_64" or not isa.compact or parts > 1 or key.precision != "i8":
         return ()
-    return tuple(Average(v, isa.lanes) for v in _vectors(key.in_shape[-1], isa))
+    vectors = min(key.in_shape[-1] // isa.lanes, 2)
+    return (Average(vectors, isa.lanes),) if vectors else ()
 
 
 def of_sweep(key: OpKey, isa: Isa, parts: int) -> tuple[Sweep, ...]:
@@ -241,18 +244,7 @@ def of_sweep(key: OpKey, isa: Isa, parts: int) -> tuple[Sweep, ...]:
     ):
         return ()
     run = key.in_shape[-1] if key.op == "scale" else math.prod(key.in_shape)
-    whole_turns = (v for v in (4, 2) if run % (v * isa.lanes) == 0)
-    return tuple(Sweep(key, key.op, v, isa.lanes) for v in whole_turns)[:1]
-
-
-def _vectors(run: int, isa: Isa) -> tuple[int, ...]:
-    """How many vectors at once suit a run if it has one: a turn costs as much as a vector."""
-    cost = {
-        vectors: -(-run // (vectors * isa.lanes)) * (vectors + 1)
-        for vectors in (4, 2, 1)
-        if vectors * isa.lanes <= run
-    }
-    return (min(cost, key=lambda vectors: (cost[vectors], -vectors)),) if cost else ()
+    return (Sweep(key, key.op, _SWEPT // isa.lanes, isa.lanes),) if run % _SWEPT == 0 else ()
 
 
 def panels(plan: Plan, isa: Isa) -> Iterator[tuple[int, int, Panel, Run]]:

@@ -65,7 +65,7 @@ def apply_eights(b: Builder, isa: Isa, target: Any, count: Expr) -> None:
 
     rows = _Rows(b, isa, 32)
     done: Expr = 0
-    for vectors, lanes in ((_AT_ONCE, 32), (1, 32), (1, 8)):
+    for vectors, lanes in ((_AT_ONCE, 32), (1, 8)):
         width = lanes * vectors
         start = b.bind(done) if not isinstance(done, int) else done
         times = b.bind(tirx.truncdiv(count - start, width), "times")
