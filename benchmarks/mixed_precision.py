@@ -45,7 +45,7 @@ from edgeopt.pipeline.elastic_files import load_elastic
 from edgeopt.pipeline.local_table import model_for
 from edgeopt.pipeline.mixed import check_board, find_entry, in_integers, predictor_of
 from edgeopt.pipeline.planned import PlanCosts, describe_planned
-from edgeopt.pipeline.replan import replanned
+from edgeopt.pipeline.replan import settled
 from edgeopt.pipeline.tiles import choices_of
 from edgeopt.zoo.elastic import ElasticEntry
 
@@ -139,11 +139,9 @@ def compare(
 
     def best(most: int) -> Found:
         budget = Budget(flash_bytes=most)
-        found = search_plans(
-            domain, predict, price, budget, price.screen, evaluations=evaluations
-        ).best
-        return replanned(
-            entry, found, price, predict, budget, lambda c: price.linked(c, flash.store)
+        result = search_plans(domain, predict, price, budget, price.screen, evaluations=evaluations)
+        return settled(
+            entry, result, price, predict, budget, lambda c: price.linked(c, flash.store)
         )
 
     def best_uniform(bits: int, most: int) -> Found:

@@ -207,7 +207,7 @@ def _searched(
     from edgeopt.ofa import plan_search
     from edgeopt.ofa.plan_genes import PlanDomain
     from edgeopt.pipeline.planned import PlanCosts
-    from edgeopt.pipeline.replan import replanned
+    from edgeopt.pipeline.replan import settled
     from edgeopt.pipeline.source import AccuracyInfo, SearchDocument
 
     domain = PlanDomain(entry.space, bits)
@@ -223,9 +223,9 @@ def _searched(
         domain, predict, costs, budget, costs.screen, seed=seed, evaluations=evaluations,
         progress=progress,
     )  # fmt: skip
-    detail(f"measuring plans of {result.best.config.subnet}")
-    best = replanned(
-        entry, result.best, costs, predict, budget, lambda planned: costs.linked(planned, store)
+    detail("measuring plans of the best subnets")
+    best = settled(
+        entry, result, costs, predict, budget, lambda planned: costs.linked(planned, store)
     )
     front = {candidate.config for candidate in (*result.front, best)}
     costed = {candidate.config: candidate for candidate in (*result.evaluated, best)}.values()

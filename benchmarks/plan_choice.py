@@ -1,0 +1,101 @@
+"""Which of the subnets that a search ranks first to take: what is expected of them, and what holds.
+
+    EDGEOPT_DATA=... python benchmarks/plan_choice.py [--flash local:104000,nucleo-l4r5zi:75000]
+
+For each budget of flash the subnets that a search for mixed precision ranks first, with the plan
+that the predictor was kindest to and with the plan that moves the outputs least. Exact are integers
+on all test images. The slope is what a nat of divergence takes from what the predictor says of the
+subnet at eight bits (`replan.LOSS_A_NAT`). At the end, how far each way of choosing stays behind
+the best of the row's plans, on average.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from mixed_precision import Exact
+
+from edgeopt import devices
+from edgeopt.core.estimates import Budget
+from edgeopt.ofa.data import load_images
+from edgeopt.ofa.plan_genes import PlanDomain, Planned
+from edgeopt.ofa.plan_search import search_plans
+from edgeopt.ofa.plans import uniform
+from edgeopt.pipeline.cache import StageCache, default_cache_dir
+from edgeopt.pipeline.elastic_files import load_elastic
+from edgeopt.pipeline.local_table import model_for
+from edgeopt.pipeline.mixed import EVALUATIONS, check_board, find_entry, in_integers, predictor_of
+from edgeopt.pipeline.planned import PlanCosts
+from edgeopt.pipeline.replan import LOSS_A_NAT, SUBNETS, expected, firsts, replanned
+
+FLASH = "nucleo-l4r5zi:76000,local:104000,local:191000"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=os.environ.get("EDGEOPT_DATA"))
+    parser.add_argument("--supernet", default="cifar_mbv3")
+    parser.add_argument("--flash", default=FLASH, help="device:bytes, several with commas")
+    parser.add_argument("--subnets", type=int, default=2 * SUBNETS, help="of each search")
+    parser.add_argument("--kept", type=Path, help="file of exact counts, to go on with")
+    options = parser.parse_args()
+    if options.data is None:
+        parser.error("set EDGEOPT_DATA, or give --data")
+    torch.set_num_threads(1)
+    entry = find_entry(options.supernet)
+    store = StageCache(default_cache_dir())
+    predict, how = in_integers(entry, predictor_of(entry, store.get_or_make))
+    net = load_elastic(entry.space, entry.weights, entry.quantizers)
+    archive = Path(options.data) / "cifar10" / "cifar10_jpeg.npz"
+    test = load_images(archive, "test", max(entry.space.resolutions))
+    folder = tempfile.TemporaryDirectory()
+    exact = Exact(entry, net, test, options.kept or Path(folder.name) / "kept.json")
+    print(f"accuracy: {how}")
+    losses, moved = [], []
+    behind: dict[str, list[float]] = {
+        "predicted best": [], "its own plan": [], f"expected best of {SUBNETS}": [],
+        f"expected best of {options.subnets}": [],
+    }  # fmt: skip
+    for name, _, most in (item.partition(":") for item in options.flash.split(",")):
+        profile = devices.load(name).compacted()
+        domain = PlanDomain(entry.space, check_board(profile))
+        model = model_for(profile, space=entry.space, packed=True)
+        price = PlanCosts(domain, profile, model, place=False)
+        budget = Budget(flash_bytes=int(most))
+        result = search_plans(domain, predict, price, budget, price.screen, evaluations=EVALUATIONS)
+        print(f"{name}, {int(most):,} bytes: as searched, then with the plan that moves least")
+        print(f"  {'predicted':>9} {'exact':>6}   {'at w8':>6} {'nats':>7} {'expected':>8} "
+              f"{'exact':>6}")  # fmt: skip
+        searched, own, hoped = [], [], []
+        for first in firsts(result, options.subnets):
+            one = replanned(
+                entry, net, first, price, predict, budget, lambda c, p=price: p.linked(c, store)
+            )
+            whole = Planned(first.config.subnet, uniform(entry.space, 8))
+            at_eight = 100 * float(predict([whole])[0])
+            searched.append(exact(first.config))
+            own.append(exact(one.candidate.config))
+            hoped.append(100 * expected(one, entry.space, predict))
+            moved.append(one.divergence)
+            losses.append(at_eight - own[-1])
+            print(f"  {100 * first.accuracy:9.2f} {searched[-1]:6.2f}   {at_eight:6.2f} "
+                  f"{one.divergence:7.4f} {hoped[-1]:8.2f} {own[-1]:6.2f}  "
+                  f"{one.candidate.config}", flush=True)  # fmt: skip
+        best = max(own + searched)
+        few, all_of = (int(np.argmax(hoped[:count])) for count in (SUBNETS, len(hoped)))
+        for way, value in zip(behind, (searched[0], own[0], own[few], own[all_of]), strict=True):
+            behind[way].append(best - value)
+    slope = float(np.dot(moved, losses) / np.dot(moved, moved))
+    print(f"a nat of divergence takes {slope:.1f} points (edgeopt takes {100 * LOSS_A_NAT:.0f})")
+    for way, gaps in behind.items():
+        print(f"{way:<20} {statistics.fmean(gaps):.2f} points behind the best of its row")
+
+
+if __name__ == "__main__":
+    main()
