@@ -24,9 +24,8 @@ from mixed_precision import Exact
 from edgeopt import devices
 from edgeopt.core.estimates import Budget
 from edgeopt.ofa.data import load_images
-from edgeopt.ofa.plan_genes import PlanDomain, Planned
+from edgeopt.ofa.plan_genes import PlanDomain
 from edgeopt.ofa.plan_search import search_plans
-from edgeopt.ofa.plans import uniform
 from edgeopt.pipeline.cache import StageCache, default_cache_dir
 from edgeopt.pipeline.elastic_files import load_elastic
 from edgeopt.pipeline.local_table import model_for
@@ -34,6 +33,8 @@ from edgeopt.pipeline.mixed import EVALUATIONS, check_board, find_entry, in_inte
 from edgeopt.pipeline.planned import PlanCosts
 from edgeopt.pipeline.replan import LOSS_A_NAT, SUBNETS, expected, firsts, replanned
 
+#: Subnets of each search.
+LOOKED_AT = 2 * SUBNETS
 FLASH = "nucleo-l4r5zi:76000,local:104000,local:191000"
 
 
@@ -42,7 +43,6 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=os.environ.get("EDGEOPT_DATA"))
     parser.add_argument("--supernet", default="cifar_mbv3")
     parser.add_argument("--flash", default=FLASH, help="device:bytes, several with commas")
-    parser.add_argument("--subnets", type=int, default=2 * SUBNETS, help="of each search")
     parser.add_argument("--kept", type=Path, help="file of exact counts, to go on with")
     options = parser.parse_args()
     if options.data is None:
@@ -60,7 +60,7 @@ def main() -> None:
     losses, moved = [], []
     behind: dict[str, list[float]] = {
         "predicted best": [], "its own plan": [], f"expected best of {SUBNETS}": [],
-        f"expected best of {options.subnets}": [],
+        f"expected best of {LOOKED_AT}": [],
     }  # fmt: skip
     for name, _, most in (item.partition(":") for item in options.flash.split(",")):
         profile = devices.load(name).compacted()
@@ -73,15 +73,14 @@ def main() -> None:
         print(f"  {'predicted':>9} {'exact':>6}   {'at w8':>6} {'nats':>7} {'expected':>8} "
               f"{'exact':>6}")  # fmt: skip
         searched, own, hoped = [], [], []
-        for first in firsts(result, options.subnets):
+        for first in firsts(result, LOOKED_AT):
             one = replanned(
                 entry, net, first, price, predict, budget, lambda c, p=price: p.linked(c, store)
             )
-            whole = Planned(first.config.subnet, uniform(entry.space, 8))
-            at_eight = 100 * float(predict([whole])[0])
             searched.append(exact(first.config))
             own.append(exact(one.candidate.config))
             hoped.append(100 * expected(one, entry.space, predict))
+            at_eight = hoped[-1] + 100 * LOSS_A_NAT * one.divergence
             moved.append(one.divergence)
             losses.append(at_eight - own[-1])
             print(f"  {100 * first.accuracy:9.2f} {searched[-1]:6.2f}   {at_eight:6.2f} "
