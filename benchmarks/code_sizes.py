@@ -101,7 +101,7 @@ def by_class(jobs: Sequence[Job], objects: Mapping[Job, bytes], target: TargetSp
         template = schedules.select(job.key, target)
         shared = template.shared(job.key, target) if template is not None else ()
         known = cost.code_bytes(job.key, target)
-        own = f"{job.key.precision} {cost.code_class(job.key, shared)}"
+        own = f"{job.key.precision} {cost.code_class(job.key, shared, target.compact)}"
         for label, symbol in ((own, job.symbol), *((f"i8 {s.kind}", s.symbol) for s in shared)):
             classes[label].add(symbol)
             stated[label] = known[symbol]

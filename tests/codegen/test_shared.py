@@ -146,6 +146,27 @@ def test_where_time_counts_what_is_shared_costs_none() -> None:
     assert not called(pointwise(2, 32, 32, activation="hardswish"), usual[0])
 
 
+def test_outputs_that_do_not_fill_vectors_share_the_code_of_those_that_do() -> None:
+    for bits in (0, 2, 4):
+        for outputs in (24, 40, 72):
+            ragged = pointwise(8, 64, outputs, weight_bits=bits)
+            whole = pointwise(8, 64, outputs // 16 * 16, weight_bits=bits)
+            assert called(ragged, VNNI) == called(whole, VNNI)  # the last vector overlaps
+            assert len(called(ragged, AVX2)) == len(called(whole, AVX2)) + 1
+        assert called(pointwise(8, 64, 8, weight_bits=bits), VNNI) != called(whole, VNNI)
+
+
+def test_where_flash_counts_convolutions_have_tiles_without_rests() -> None:
+    key = OpKey("conv2d", (32, 32, 3), (32, 32, 16), dtype="i8", out_dtype="i8", kernel=(3, 3),
+                pads=(1, 1, 1, 1))  # fmt: skip
+    for target in (VNNI, AVX2):
+        sizes = [
+            object_size(build.compile_kernels([key], one)).code_bytes
+            for one in (target, replace(target, compact=False))
+        ]
+        assert sizes[0] < 0.75 * sizes[1], sizes
+
+
 ANY_WIDTH = (
     depthwise(16, 24, 5, activation="hardswish"),
     depthwise(8, 32, 5, height=3),

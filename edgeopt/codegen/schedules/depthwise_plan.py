@@ -11,7 +11,7 @@ from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.kernels import OpKey
 
 #: Pixels of a tile where rows of all widths share their code.
-_COMPACT_PIXELS = 4
+_COMPACT_PIXELS = 2
 
 
 @dataclass(frozen=True, slots=True)

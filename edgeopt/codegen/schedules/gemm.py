@@ -77,7 +77,7 @@ class Gemm(BaseTemplate):
         grouped = weights.reshape(plan.groups, plan.outputs, taps, window.run)
         spare = window.run_packed - window.run
         wide = plan.output_vectors * plan.lanes
-        full = np.pad(grouped, ((0, 0), (0, wide - plan.outputs), (0, 0), (0, spare)))
+        full = in_vectors(np.pad(grouped, ((0, 0), (0, 0), (0, 0), (0, spare))), plan)
         isa = _isa(key, target)
         panels = []
         width = plan.vectors * plan.lanes
@@ -90,16 +90,12 @@ class Gemm(BaseTemplate):
                 panels.append(some)
         packed: dict[str, Array] = {"weights": np.concatenate(panels)}
         if key.dtype == "f32":
-            packed["bias"] = by_group(
-                constants.get("b"), np.float32, plan.groups, wide, plan.outputs
-            )
+            packed["bias"] = by_group(constants.get("b"), np.float32, plan)
         else:
             offset = 128 if isa.unsigned else 0
             folded = fold_bias(constants, offset)
-            packed["bias"] = by_group(folded, np.int32, plan.groups, wide, plan.outputs)
-            packed["multiplier"] = by_group(
-                constants["multiplier"], np.float32, plan.groups, wide, plan.outputs
-            )
+            packed["bias"] = by_group(folded, np.int32, plan)
+            packed["multiplier"] = by_group(constants["multiplier"], np.float32, plan)
             qparams = np.ascontiguousarray(constants["qparams"], np.int32)
             if needs_flag(plan, isa):
                 qparams = np.append(qparams, np.int32(overflows(full, plan.pack)))
@@ -190,14 +186,22 @@ def fold_bias(constants: Mapping[str, Array], offset: int = 0) -> Array:
     return folded
 
 
-def by_group(
-    values: Array | None, dtype: type[np.generic], groups: int, wide: int, outputs: int
-) -> Array:
-    """Values a channel, each group padded with zeros to whole vectors."""
+def in_vectors(values: Array, plan: Plan) -> Array:
+    """Values [groups, outputs, ...] in whole vectors: of zeros at the end, or of outputs again."""
+    spare = plan.output_vectors * plan.lanes - plan.outputs
+    if plan.overlaps:
+        last = plan.outputs - plan.lanes
+        return np.concatenate([values[:, : last + spare], values[:, last:]], axis=1)
+    filled: Array = np.pad(values, ((0, 0), (0, spare), *((0, 0),) * (values.ndim - 2)))
+    return filled
+
+
+def by_group(values: Array | None, dtype: type[np.generic], plan: Plan) -> Array:
+    """Values a channel, each group in whole vectors."""
     if values is None:
-        return np.zeros(groups * wide, dtype)
-    grouped = np.asarray(values, dtype).reshape(groups, outputs)
-    return np.pad(grouped, ((0, 0), (0, wide - outputs))).reshape(-1)
+        return np.zeros(plan.bias_elements, dtype)
+    grouped = np.asarray(values, dtype).reshape(plan.groups, plan.outputs)
+    return in_vectors(grouped, plan).reshape(-1)
 
 
 GEMM = Gemm()

@@ -87,6 +87,7 @@ class Plan:
     lanes: int
     bits: int  # of a weight in memory
     shared: bool = False  # panels are computed by functions that kernels share
+    overlaps: bool = False  # the last vector of outputs begins early, so that it is a whole one
 
     @property
     def output_vectors(self) -> int:
@@ -257,9 +258,11 @@ def tiled(
     rows_outer = 0 if weight_bytes <= near else weight_bytes * tiles
     panels_outer = 0 if input_bytes <= near // 2 else input_bytes * panels
     panel_outer = choice.order == "p" if choice.order else panels_outer < rows_outer
+    ragged = outputs > isa.lanes and outputs % isa.lanes > 0
     return replace(
-        base, pixels=pixels, vectors=vectors, panel_outer=panel_outer, split=split, shared=shared
-    )
+        base, pixels=pixels, vectors=vectors, panel_outer=panel_outer, split=split, shared=shared,
+        overlaps=shared and isa.compact and vectors == 1 and ragged,
+    )  # fmt: skip
 
 
 def suited(key: OpKey, isa: Isa) -> Isa:
@@ -408,13 +411,20 @@ def _shared_tile(plan: Plan, isa: Isa) -> tuple[float, int, int]:
 
 
 def _tile(plan: Plan, isa: Isa, integer: bool) -> tuple[float, int, int]:
+    """The tile of the fewest cycles; where flash is limited, one without rests if it is near."""
     best: tuple[float, int, int] | None = None
+    even: tuple[float, int, int] | None = None
     for vectors in range(1, min(plan.output_vectors, isa.registers - 2) + 1):
         for pixels in range(1, min(plan.window.out_cols, 14) + 1):
             if not fits(isa, pixels, vectors, integer, plan.is_packed):
                 break
-            cost = tile_cost(plan, isa, pixels, vectors)
-            if best is None or cost < best[0]:
-                best = cost, pixels, vectors
+            found = tile_cost(plan, isa, pixels, vectors), pixels, vectors
+            if best is None or found[0] < best[0]:
+                best = found
+            whole = not plan.window.out_cols % pixels and not plan.output_vectors % vectors
+            if whole and (even is None or found[0] < even[0]):
+                even = found
     assert best is not None
+    if isa.compact and integer and even is not None and even[0] <= _SHARED_SLOWER * best[0]:
+        return even
     return best

@@ -113,6 +113,9 @@ def emit(kernel: KernelFunction, plan: Plan, isa: Isa, sizes: Mapping[str, int])
         for start, times, function, run in panels(plan, isa):
             with b.loop(times, "panel") as step:
                 channel = b.bind((start + step * function.vectors) * lanes, "channel")
+                to = channel
+                if plan.overlaps:
+                    to = b.bind(tirx.min(channel, plan.outputs - lanes), "to")
                 at: Expr = channel * plan.reduction
                 if plan.is_packed:
                     before = start // plan.vectors * packing.panel_bytes(plan, isa, plan.vectors)
@@ -120,7 +123,7 @@ def emit(kernel: KernelFunction, plan: Plan, isa: Isa, sizes: Mapping[str, int])
                 call(
                     b, function, address(source), address(b["weights"], at),
                     address(b["bias"], channel), address(b["multiplier"], channel),
-                    address(b["qparams"]), address(b["y"], band * (cols * plan.outputs) + channel),
+                    address(b["qparams"]), address(b["y"], band * (cols * plan.outputs) + to),
                     cols, window.run, run.whole, run.turn, plan.outputs,
                 )  # fmt: skip
     if is_table(key.activation):

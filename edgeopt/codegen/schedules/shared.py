@@ -250,7 +250,9 @@ def of_sweep(key: OpKey, isa: Isa, parts: int) -> tuple[Sweep, ...]:
 def panels(plan: Plan, isa: Isa) -> Iterator[tuple[int, int, Panel, Run]]:
     """Runs of equal panels: (first vector, times, what computes it, its reduction)."""
     full, rest = divmod(plan.output_vectors, plan.vectors)
-    last = plan.outputs - (plan.output_vectors - 1) * plan.lanes
+    last = plan.lanes
+    if not plan.overlaps:
+        last = plan.outputs - (plan.output_vectors - 1) * plan.lanes
     runs = [(0, full, plan.vectors, plan.lanes), (full * plan.vectors, 1, rest, last)]
     if not rest and last != plan.lanes:
         begin = (full - 1) * plan.vectors

@@ -73,7 +73,7 @@ class Winograd(BaseTemplate):
         u = u.reshape(plan.products, -1, wide)
         width = product.vectors * product.lanes
         panels = [u[:, :, at : at + width] for at in range(0, wide, width)]
-        bias = gemm.by_group(constants.get("b"), np.float32, 1, wide, product.outputs)
+        bias = gemm.by_group(constants.get("b"), np.float32, product)
         flat = [panel.reshape(plan.products, -1) for panel in panels]
         return {"weights": np.concatenate(flat, axis=1).reshape(-1), "bias": bias}
 
