@@ -27,7 +27,8 @@ _X86_FEATURES = {
     "sse4_1": "sse4.1", "sse4_2": "sse4.2", "avx": "avx", "avx2": "avx2", "fma": "fma",
     "f16c": "f16c", "bmi2": "bmi2", "avx512f": "avx512f", "avx512bw": "avx512bw",
     "avx512cd": "avx512cd", "avx512dq": "avx512dq", "avx512vl": "avx512vl",
-    "avx512_vnni": "avx512vnni", "avx_vnni": "avxvnni", "amx_int8": "amx-int8",
+    "avx512_vnni": "avx512vnni", "avx512vbmi": "avx512vbmi", "avx_vnni": "avxvnni",
+    "amx_int8": "amx-int8",
 }  # fmt: skip
 _ARM_FEATURES = {
     "asimd": "neon", "fp": "fp-armv8", "crc32": "crc", "atomics": "lse", "asimdrdm": "rdm",

@@ -15,7 +15,9 @@ from tests.emulated import machines, shapes
 from tests.emulated.machines import BY_NAME
 
 #: Machine -> the precision whose kernels differ from those of another machine here.
-PRECISION = {"avx512": "", "avx512vnni": "", "avx512vl": "i8", "avxvnni": "i8"}
+PRECISION = {
+    "avx512": "", "avx512vnni": "", "avx512vl": "i8", "avxvnni": "i8", "avx512vbmi": "i8",
+}  # fmt: skip
 MACHINES = tuple(BY_NAME[name] for name in PRECISION)
 
 

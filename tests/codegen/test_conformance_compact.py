@@ -10,7 +10,10 @@ import pytest
 
 from tests.emulated import machines, shapes
 
-NAMES = ("avx2", "sse2", "avx512", "avx512vnni", "avx512vl", "avxvnni", "avx1", "sse2_only")
+NAMES = (
+    "avx2", "sse2", "avx512", "avx512vnni", "avx512vl", "avxvnni", "avx1", "sse2_only",
+    "avx512vbmi",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)

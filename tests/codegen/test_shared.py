@@ -23,6 +23,7 @@ from edgeopt.pipeline.kernel_store import Job, compiled, joined
 
 #: Processors for which flash counts more than time.
 VNNI, AVX2 = (replace(target, compact=True) for target in (harness.AVX512, harness.HOST))
+VBMI = replace(VNNI, features=VNNI.features | {"avx512vbmi"})
 #: The same processor, dividing kernels in two.
 TWO = replace(AVX2, threads=2, cores=2)
 
@@ -66,11 +67,12 @@ def are_exact(keys: Sequence[OpKey], target: TargetSpec, folder: Path, seed: int
 def skip_without(target: TargetSpec) -> None:
     flags = Path("/proc/cpuinfo").read_text()
     wanted = "avx512_vnni" if target.vector_bits == 512 else "avx2"
+    wanted = "avx512vbmi" if "avx512vbmi" in target.features else wanted
     if wanted not in flags:
         pytest.skip(f"the processor has no {wanted}: run on one that has")
 
 
-@pytest.mark.parametrize("target", [AVX2, VNNI], ids=["avx2", "vnni"])
+@pytest.mark.parametrize("target", [AVX2, VNNI, VBMI], ids=["avx2", "vnni", "vbmi"])
 def test_kernels_of_calls_are_bit_exact(target: TargetSpec, tmp_path: Path) -> None:
     """Last vectors that are not full, last tiles that overlap, reductions that leave steps."""
     skip_without(target)
@@ -165,6 +167,18 @@ def test_where_flash_counts_convolutions_have_tiles_without_rests() -> None:
             for one in (target, replace(target, compact=False))
         ]
         assert sizes[0] < 0.75 * sizes[1], sizes
+
+
+def test_tables_are_looked_up_by_permutations_of_bytes_where_there_are_such() -> None:
+    key = OpKey("activation", (3, 1001), (3, 1001), dtype="i8", out_dtype="i8", activation="lut")
+    table = pointwise(8, 32, 32, activation="hardswish")
+    assert "table" in called(table, VNNI) and "permuted_table" in called(table, VBMI)
+    for one in (key, table):
+        with_, without = (
+            "".join(text for text, _ in build.assembly([one], target)) for target in (VBMI, VNNI)
+        )
+        assert "vpermt2b" in with_ or "vpermi2b" in with_
+        assert "vpermt2b" not in without and "vpermi2b" not in without
 
 
 ANY_WIDTH = (

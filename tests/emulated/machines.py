@@ -86,6 +86,10 @@ MACHINES = (
     Machine("avx1", _x86("sandybridge", 256, "avx"), "bochs corei7_sandy_bridge_2600k"),
     # The oldest processor that runs x86-64: anything newer than SSE2 is an illegal instruction.
     Machine("sse2_only", _x86("x86-64", 128), "bochs athlon64_clawhammer", "pmaddwd"),
+    Machine(
+        "avx512vbmi", _x86("x86-64-v4", 512, *_V4, "avx512vnni", "avx512vbmi"),
+        "bochs corei7_icelake_u", "vpdpbusd",
+    ),
 )  # fmt: skip
 BY_NAME = {machine.name: machine for machine in MACHINES}
 

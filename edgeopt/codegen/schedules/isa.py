@@ -31,6 +31,7 @@ class Isa:
     by_element: bool  # multiplies by one lane of a register, so activations load as vectors
     fused: bool  # has fused multiply-add
     byte_shuffle: bool  # looks 16 bytes up at once
+    byte_permute: bool  # and 128
     matrix: bool  # multiplies 2x8 by 8x2 int8 in one instruction
     l1d_bytes: int
     l2_bytes: int
@@ -88,6 +89,7 @@ def isa_of(target: TargetSpec) -> Isa | None:
         unsigned=unsigned,
         by_element=arm,
         byte_shuffle=arm or (target.arch == "x86_64" and "avx2" in features),
+        byte_permute=lanes == 16 and "avx512vbmi" in features,
         fused=arm or "fma" in features or lanes == 16,
         matrix=arm and "i8mm" in features,
         l1d_bytes=target.l1d_bytes or 32768,

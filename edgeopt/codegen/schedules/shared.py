@@ -104,15 +104,17 @@ class Stage:
 class LookUp:
     """Replaces bytes, a multiple of eight, by their entries of a table."""
 
+    permutes: bool  # see `Isa.byte_permute`
+
     @property
     def symbol(self) -> str:
         """Its name."""
-        return f"{SHARED}table"
+        return f"{SHARED}{'permuted_' if self.permutes else ''}table"
 
     @property
     def kind(self) -> str:
         """Its class in the estimates of code."""
-        return "table"
+        return "table.permuted" if self.permutes else "table"
 
     def primfunc(self, isa: Isa) -> Any:
         """Its code."""
@@ -284,4 +286,4 @@ def of_table(key: OpKey, isa: Isa, parts: int, count: int) -> tuple[Shared, ...]
     worth = isa.compact or count >= _MANY_BYTES
     able = isa.byte_shuffle and isa.arch == "x86_64" and parts == 1 and count % 8 == 0
     used = key.dtype == "i8" and is_table(key.activation)
-    return (LookUp(),) if able and used and worth else ()
+    return (LookUp(isa.byte_permute),) if able and used and worth else ()

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgeopt.codegen.abi import Arg
 from edgeopt.codegen.schedules import table
-from edgeopt.codegen.schedules.emit import Buffer, Builder, Expr, tirx
+from edgeopt.codegen.schedules.emit import Buffer, Builder, Expr, cast, tirx
 from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.shared import Shared, of_table
 from edgeopt.core.kernels import OpKey
@@ -49,8 +49,9 @@ def address(buffer: Buffer, at: Expr = 0) -> Expr:
 
 def table_of(function: Shared, isa: Isa) -> Any:
     """The code of `shared.LookUp`."""
-    b = begin(function, {"y": "i8", "lut": "i8"}, ("count",))
-    table.apply_eights(b, isa, b["y"], b.extents["count"])
+    b = begin(function, {"y": "i8", "lut": "i8"}, ("count", "width"))
+    count, width = (b.bind(cast(b.extents[name], "int64")) for name in ("count", "width"))
+    table.apply_eights(b, isa, b["y"], count, width)
     return b.finish()
 
 
@@ -58,6 +59,7 @@ def look_up(b: Builder, key: OpKey, isa: Isa, start: Expr, count: int) -> None:
     """Apply an activation's table to some of what a kernel has computed."""
     called = of_table(key, isa, b.function.parts, count)
     for function in called:
-        call(b, function, address(b["y"], start), address(b["lut"]), count)
+        at_once = table.bytes_at_once(isa)
+        call(b, function, address(b["y"], start), address(b["lut"]), count, at_once)
     if not called:
         table.apply(b, isa, b["y"], b["y"], start, count)

@@ -3,7 +3,8 @@
 A processor with byte shuffles looks up 16 entries at a time, so a table costs it 16 shuffles a
 vector. On x86-64 entry rows are stored as exclusive-ors with the row before: of the running
 exclusive-or of all rows at an index that falls by 16 each time, a shuffle contributes only while
-that index is not negative, which leaves exactly the right row.
+that index is not negative, which leaves exactly the right row. Processors that permute the bytes
+of two vectors of 512 bits look 128 entries up at a time, from plain tables.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def pack(isa: Isa, lut: Array) -> Array:
     """A table (entry ``q + 128`` for input ``q``) as `apply` reads it."""
     # rotated so that the bits of q, read as unsigned, are the index
     entries = np.roll(np.ascontiguousarray(lut, np.int8), -128)
-    if not isa.byte_shuffle or isa.arch == "aarch64":
+    if not isa.byte_shuffle or isa.byte_permute or isa.arch == "aarch64":
         return entries
     rows = entries.reshape(2, 8, _ROW)
     chained = rows.copy()
@@ -41,8 +42,8 @@ def apply(b: Builder, isa: Isa, source: Any, target: Any, start: Expr, count: in
         with b.loop(count, "entry") as i:
             b.store(target, start + i, _scalar(b, source, start + i))
         return
-    lanes = 16 if isa.arch == "aarch64" else 32
-    rows = _Rows(b, isa, lanes)
+    rows = _rows(b, isa)
+    lanes = rows.lanes
     start_at = 0
     for vectors in (_AT_ONCE, 1):
         times = (count - start_at) // (lanes * vectors)
@@ -59,22 +60,28 @@ def apply(b: Builder, isa: Isa, source: Any, target: Any, start: Expr, count: in
         b.store_some(target, at, value, rest)
 
 
-def apply_eights(b: Builder, isa: Isa, target: Any, count: Expr) -> None:
-    """Look up ``count`` bytes in place, a multiple of eight that is known as it runs."""
+def bytes_at_once(isa: Isa) -> int:
+    """What `apply_eights` looks up in a step."""
+    return _Halves.lanes if isa.byte_permute else 32 * _AT_ONCE
+
+
+def apply_eights(b: Builder, isa: Isa, target: Any, count: Expr, width: Expr) -> None:
+    """Look up ``count`` bytes in place, a multiple of eight that is known as it runs.
+
+    ``width`` is `bytes_at_once`, of which LLVM must not know.
+    """
     from edgeopt.codegen.schedules.emit import tirx
 
-    rows = _Rows(b, isa, 32)
-    done: Expr = 0
-    for vectors, lanes in ((_AT_ONCE, 32), (1, 8)):
-        width = lanes * vectors
-        start = b.bind(done) if not isinstance(done, int) else done
-        times = b.bind(tirx.truncdiv(count - start, width), "times")
-        with b.loop(times, "entries") as step:
-            at = b.bind(start + step * width, "at")
-            indices = [b.load_some(target, at + v * lanes, lanes, 32) for v in range(vectors)]
-            for v, value in enumerate(rows.look_up([b.bind(i) for i in indices])):
-                b.store_some(target, at + v * lanes, value, lanes)
-        done = start + times * width
+    rows, at_once = _rows(b, isa), bytes_at_once(isa)
+    whole = b.bind(count - tirx.truncmod(count, at_once))
+    zero, short = tirx.IntImm("int64", 0), tirx.truncdiv(width, at_once // 8)
+    runs = ((zero, whole, width, rows.lanes), (whole, count, short, 8))
+    for start, end, by, lanes in runs:
+        with b.steps(start, end, by) as step:
+            places = [step + v * lanes for v in range(at_once // lanes if lanes > 8 else 1)]
+            found = [b.bind(b.load_some(target, at, lanes, rows.lanes)) for at in places]
+            for at, value in zip(places, rows.look_up(found), strict=True):
+                b.store_some(target, at, value, lanes)
 
 
 def _scalar(b: Builder, source: Any, at: Expr) -> Expr:
@@ -84,13 +91,48 @@ def _scalar(b: Builder, source: Any, at: Expr) -> Expr:
     return b.load(b["lut"], index)
 
 
+def _rows(b: Builder, isa: Isa) -> _Rows | _Halves:
+    if isa.byte_permute:
+        return _Halves(b)
+    return _Rows(b, isa, 16 if isa.arch == "aarch64" else 32)
+
+
+class _Halves:
+    """The table's halves in two vectors of 512 bits each, ready to be permuted."""
+
+    lanes = 64
+
+    def __init__(self, b: Builder) -> None:
+        self._b = b
+        self._quarters = [b.bind(b.load(b["lut"], 64 * q, 64), "quarter") for q in range(4)]
+
+    def look_up(self, indices: list[Expr]) -> list[Expr]:
+        """The entries of some vectors of indices."""
+        from edgeopt.codegen.schedules.emit import const, intrinsic, tirx
+
+        b, found = self._b, []
+        zero = const(0, "int8", self.lanes)
+        for index in indices:
+            halves = [
+                b.bind(
+                    intrinsic(
+                        "llvm.x86.avx512.vpermi2var.qi.512", "int8x64",
+                        self._quarters[2 * half], index, self._quarters[2 * half + 1],
+                    )
+                )
+                for half in range(2)
+            ]  # fmt: skip
+            found.append(b.bind(tirx.Select(index < zero, halves[1], halves[0])))
+        return found
+
+
 class _Rows:
     """The table's rows, ready to be shuffled."""
 
     def __init__(self, b: Builder, isa: Isa, lanes: int) -> None:
         from edgeopt.codegen.schedules.emit import join
 
-        self._b, self._arm, self._lanes = b, isa.arch == "aarch64", lanes
+        self._b, self._arm, self.lanes = b, isa.arch == "aarch64", lanes
         self._rows = []
         for r in range(16):
             row = b.bind(b.load(b["lut"], r * _ROW, _ROW), "row")
@@ -110,7 +152,7 @@ class _Rows:
         # An index past a table of 64 entries leaves the lane as it was.
         result = intrinsic("llvm.aarch64.neon.tbl4.v16i8", "int8x16", *self._rows[:4], index)
         for quarter in range(1, 4):
-            index = self._b.bind(index - const(64, "int8", self._lanes))
+            index = self._b.bind(index - const(64, "int8", self.lanes))
             rows = self._rows[4 * quarter : 4 * quarter + 4]
             result = intrinsic("llvm.aarch64.neon.tbx4.v16i8", "int8x16", result, *rows, index)
         return result
@@ -118,7 +160,7 @@ class _Rows:
     def _shuffles(self, indices: list[Expr]) -> list[Expr]:
         from edgeopt.codegen.schedules.emit import const, intrinsic, tirx
 
-        b, lanes = self._b, self._lanes
+        b, lanes = self._b, self.lanes
         kind = f"int8x{lanes}"
         step = const(16, "int8", lanes)
         flip = const(-128, "int8", lanes)
