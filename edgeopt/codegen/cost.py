@@ -102,7 +102,7 @@ CODE_BYTES: Mapping[str, tuple[int | None, int | None, int | None]] = MappingPro
         "i8 row7of": (6850, 4200, None),
         "i8 stage": (120, 140, None),
         "i8 sweep": (330, 290, None),
-        "i8 table": (1390, 1150, None),
+        "i8 table": (1390, 900, None),
         "i8 table.permuted": (None, 200, None),
     }
 )

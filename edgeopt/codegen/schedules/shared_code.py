@@ -59,7 +59,6 @@ def look_up(b: Builder, key: OpKey, isa: Isa, start: Expr, count: int) -> None:
     """Apply an activation's table to some of what a kernel has computed."""
     called = of_table(key, isa, b.function.parts, count)
     for function in called:
-        at_once = table.bytes_at_once(isa)
-        call(b, function, address(b["y"], start), address(b["lut"]), count, at_once)
+        call(b, function, address(b["y"], start), address(b["lut"]), count, table.AT_ONCE)
     if not called:
         table.apply(b, isa, b["y"], b["y"], start, count)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from edgeopt.codegen.schedules.emit import Builder, Expr
 
 _ROW = 16
-#: Vectors looked up together: they share the loads of the rows.
-_AT_ONCE = 2
+#: Bytes that `apply_eights` looks up in a step.
+AT_ONCE = 64
 
 
 def pack(isa: Isa, lut: Array) -> Array:
@@ -45,7 +45,7 @@ def apply(b: Builder, isa: Isa, source: Any, target: Any, start: Expr, count: in
     rows = _rows(b, isa)
     lanes = rows.lanes
     start_at = 0
-    for vectors in (_AT_ONCE, 1):
+    for vectors in (2, 1) if lanes < AT_ONCE else (1,):  # two share the loads of the rows
         times = (count - start_at) // (lanes * vectors)
         with b.loop(times, "entries") as step:
             at = b.bind(start + start_at + step * (lanes * vectors), "at")
@@ -60,25 +60,20 @@ def apply(b: Builder, isa: Isa, source: Any, target: Any, start: Expr, count: in
         b.store_some(target, at, value, rest)
 
 
-def bytes_at_once(isa: Isa) -> int:
-    """What `apply_eights` looks up in a step."""
-    return _Halves.lanes if isa.byte_permute else 32 * _AT_ONCE
-
-
 def apply_eights(b: Builder, isa: Isa, target: Any, count: Expr, width: Expr) -> None:
     """Look up ``count`` bytes in place, a multiple of eight that is known as it runs.
 
-    ``width`` is `bytes_at_once`, of which LLVM must not know.
+    ``width`` is `AT_ONCE`, of which LLVM must not know.
     """
     from edgeopt.codegen.schedules.emit import tirx
 
-    rows, at_once = _rows(b, isa), bytes_at_once(isa)
-    whole = b.bind(count - tirx.truncmod(count, at_once))
-    zero, short = tirx.IntImm("int64", 0), tirx.truncdiv(width, at_once // 8)
+    rows = _rows(b, isa)
+    whole = b.bind(count - tirx.truncmod(count, AT_ONCE))
+    zero, short = tirx.IntImm("int64", 0), tirx.truncdiv(width, AT_ONCE // 8)
     runs = ((zero, whole, width, rows.lanes), (whole, count, short, 8))
     for start, end, by, lanes in runs:
         with b.steps(start, end, by) as step:
-            places = [step + v * lanes for v in range(at_once // lanes if lanes > 8 else 1)]
+            places = [step + v * lanes for v in range(AT_ONCE // lanes if lanes > 8 else 1)]
             found = [b.bind(b.load_some(target, at, lanes, rows.lanes)) for at in places]
             for at, value in zip(places, rows.look_up(found), strict=True):
                 b.store_some(target, at, value, lanes)
@@ -94,7 +89,7 @@ def _scalar(b: Builder, source: Any, at: Expr) -> Expr:
 def _rows(b: Builder, isa: Isa) -> _Rows | _Halves:
     if isa.byte_permute:
         return _Halves(b)
-    return _Rows(b, isa, 16 if isa.arch == "aarch64" else 32)
+    return _Rows(b, isa, 16 if isa.arch == "aarch64" else 64 if isa.lanes == 16 else 32)
 
 
 class _Halves:
@@ -137,7 +132,7 @@ class _Rows:
         for r in range(16):
             row = b.bind(b.load(b["lut"], r * _ROW, _ROW), "row")
             if not self._arm:
-                row = b.bind(join([row, row]), "row")
+                row = b.bind(join([row] * (lanes // _ROW)), "row")
             self._rows.append(row)
 
     def look_up(self, indices: list[Expr]) -> list[Expr]:
@@ -164,6 +159,7 @@ class _Rows:
         kind = f"int8x{lanes}"
         step = const(16, "int8", lanes)
         flip = const(-128, "int8", lanes)
+        shuffle = {32: "llvm.x86.avx2.pshuf.b", 64: "llvm.x86.avx512.pshuf.b.512"}[lanes]
         found: list[Expr] = [None] * len(indices)
         for half in range(2):
             at = [b.bind(tirx.bitwise_xor(i, flip)) if half else i for i in indices]
@@ -172,7 +168,7 @@ class _Rows:
                 for v in range(len(indices)):
                     if r:
                         at[v] = b.bind(intrinsic(f"llvm.ssub.sat.v{lanes}i8", kind, at[v], step))
-                    entry = intrinsic("llvm.x86.avx2.pshuf.b", kind, row, at[v])
+                    entry = intrinsic(shuffle, kind, row, at[v])
                     before = found[v]
                     entry = entry if before is None else tirx.bitwise_xor(before, entry)
                     found[v] = b.bind(entry)
