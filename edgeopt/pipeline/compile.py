@@ -30,7 +30,7 @@ from edgeopt.pipeline.tuning import tuned
 #: Searches for one network: estimates are corrected by what came out.
 ATTEMPTS = 4
 #: Usual kernels are compiled to see whether a network fits with them if so much of their estimate
-#: does: no estimate in benchmarks/code_sizes.py was higher by more.
+#: does: for int8 none in benchmarks/code_sizes.py was higher by more.
 _SURELY = 0.85
 
 STAGES = ("device", "search", "network", "quantize", "lower", "kernels", "render", "verify",
@@ -155,6 +155,8 @@ def compile_network(request: CompileRequest, progress: Progress = no_progress) -
         # Nothing is known by measuring of the kernels that flash is saved with.
         profile = profile.compacted(not request.strict)
     precisions = _precisions(request.precision, profile)
+    if profile.compact and _has_plenty(request, profile.compacted(False), precisions):
+        profile = profile.compacted(False)
     board = firmware.board_of(profile) if profile.kind == "firmware" else None
     run.end("device", f"{profile.title}, {', '.join(_names(precisions))}")
 
@@ -359,6 +361,29 @@ def _summary(artifact: Artifact) -> str:
     if artifact.fallbacks:
         text += f", {len(artifact.fallbacks)} without a template"
     return text
+
+
+def _has_plenty(
+    request: CompileRequest, profile: DeviceProfile, precisions: tuple[str, ...]
+) -> bool:
+    """Whether all that can be found is expected to fit, by the largest network there is.
+
+    A search then reckons with usual kernels, which are faster.
+    """
+    from edgeopt import zoo
+    from edgeopt.ofa.describe import describe
+
+    limit = request.budget.flash_bytes
+    if request.model is not None or limit is None:
+        return False
+    known = mixed.find_entry if request.precision == mixed.NAME else zoo.load
+    space = known(request.supernet).space
+    largest = describe(space, space.max_config())
+    return all(
+        cost.evaluate(largest, p, profile.target, place=False).flash_bytes_estimate
+        <= _SURELY * limit
+        for p in precisions
+    )
 
 
 def _is_within(flash_bytes: int, artifact: Artifact, name: str, cache: StageCache) -> bool:

@@ -10,12 +10,14 @@ import pytest
 from edgeopt import devices
 from edgeopt.codegen import cost
 from edgeopt.core.choice import Choice
+from edgeopt.core.device import DeviceProfile
+from edgeopt.core.errors import InputError
 from edgeopt.core.estimates import Budget, Source
 from edgeopt.core.kernels import OpKey
 from edgeopt.latency.select import RUNTIME, made_table_dir, table_path
 from edgeopt.latency.table import LatencyTable, Measurement
 from edgeopt.ofa.spaces import load_space
-from edgeopt.pipeline import local_table, tiles
+from edgeopt.pipeline import local_table, source, tiles
 from edgeopt.pipeline.cache import StageCache
 from edgeopt.pipeline.compile import CompileRequest, compile_network
 from edgeopt.pipeline.kernel_store import codegen_version, linked_bytes
@@ -121,6 +123,28 @@ def test_a_budget_of_flash_is_kept_with_compact_kernels(
     usual = linked_bytes(keys, target, StageCache(None))
     compact = linked_bytes(keys, replace(target, compact=True), StageCache(None))
     assert compact == code.value < 0.9 * usual
+
+
+@pytest.mark.usefixtures("x86_64")
+@pytest.mark.parametrize("precision", ["int8", "mixed"])
+def test_a_search_with_plenty_of_flash_reckons_with_usual_kernels(
+    precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched = []
+
+    def choose(request: CompileRequest, profile: DeviceProfile, *rest: object) -> None:
+        searched.append(profile.compact)
+        raise InputError("enough", where="test")
+
+    monkeypatch.setattr(source, "choose", choose)
+    for flash in (800_000, 300_000):
+        request = CompileRequest(
+            device="local", out=tmp_path / "b", precision=precision,
+            budget=Budget(flash_bytes=flash),
+        )  # fmt: skip
+        with pytest.raises(InputError, match="enough"):
+            compile_network(request)
+    assert searched == [False, True]
 
 
 @pytest.mark.slow
