@@ -19,7 +19,7 @@ from edgeopt.pipeline.elastic_files import load_elastic
 from edgeopt.pipeline.elastic_plans import Divergence
 from edgeopt.pipeline.mixed import find_entry, predictor_of
 from edgeopt.pipeline.planned import PlanCosts, deployable_bits
-from edgeopt.pipeline.replan import Settled, expected, firsts, replanned, settled
+from edgeopt.pipeline.replan import PREDICTED, Settled, expected, firsts, replanned, settled
 
 ENTRY = find_entry("cifar_mbv3")
 PREDICTOR = predictor_of(ENTRY, StageCache(default_cache_dir()).get_or_make)
@@ -51,8 +51,9 @@ def test_a_wasteful_plan_is_replaced_within_its_own_costs(board: str) -> None:
         flash_bytes=first.costs.flash_bytes, latency_ns=int(first.costs.latency.value * 1.05)
     )
     first = candidate(WASTEFUL, costs, budget)
-    one = replanned(ENTRY, NET, first, costs, PREDICTOR.predict, budget)
+    own, one = replanned(ENTRY, NET, first, costs, PREDICTOR.predict, budget)
     found = one.candidate
+    assert own.candidate is first and own.fits and one.divergence < own.divergence
     assert one.fits and found.feasible and found.config.subnet == SUBNET
     assert found.costs.flash_bytes <= first.costs.flash_bytes
     assert found.config.plan != first.config.plan
@@ -77,11 +78,12 @@ def test_what_was_found_stays_where_nothing_can_be_better() -> None:
     none = Budget(flash_bytes=1000)
     missed = candidate(WASTEFUL, costs, none)
     assert settled(ENTRY, result_of(missed), *args, none) is missed
-    assert not replanned(ENTRY, NET, missed, *args, none).fits
+    own, one = replanned(ENTRY, NET, missed, *args, none)
+    assert own is one and not one.fits
 
 
 def test_of_several_subnets_the_one_that_keeps_most_is_taken() -> None:
-    """What the predictor says of narrow widths does not decide, but how far outputs move."""
+    """What a search says of its finds does not decide, but outputs and the predictor."""
     costs = costs_of("nucleo-l4r5zi")
     space = ENTRY.space
     larger = replace(SUBNET, depths=(2, *SUBNET.depths[1:]))
@@ -96,13 +98,19 @@ def test_of_several_subnets_the_one_that_keeps_most_is_taken() -> None:
     result = result_of(praised, plain, of(SUBNET, 4, 0.6))
     assert firsts(result, 2) == [praised, plain] and firsts(result, 1) == [praised]
     each = [
-        replanned(ENTRY, NET, one, costs, PREDICTOR.predict, budget) for one in (praised, plain)
+        one
+        for first in (praised, plain)
+        for one in replanned(ENTRY, NET, first, costs, PREDICTOR.predict, budget)
     ]
     values = [expected(one, space, PREDICTOR.predict) for one in each]
-    found = settled(ENTRY, result, costs, PREDICTOR.predict, budget)
-    assert found.config.subnet == each[values.index(max(values))].candidate.config.subnet
+    found = settled(ENTRY, result, costs, PREDICTOR.predict, budget, count=2)
+    assert found.config == each[values.index(max(values))].candidate.config
     assert found.costs.flash_bytes <= 70_000
     still = Settled(praised, 0.0, True)
     moved = Settled(praised, 0.1, True)
     lost = expected(still, space, PREDICTOR.predict) - expected(moved, space, PREDICTOR.predict)
-    assert lost == pytest.approx(0.015)
+    assert lost == pytest.approx(0.015 * (1 - PREDICTED))
+    two, four = (
+        Settled(of(SUBNET, bits, 0.0), 0.0, True) for bits in (2, 4)
+    )  # the predictor's word on plans that move nothing
+    assert expected(two, space, PREDICTOR.predict) < expected(four, space, PREDICTOR.predict)
