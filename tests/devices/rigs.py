@@ -90,9 +90,7 @@ class SshBoard:
         found, more = [], [self.server.pid]
         while more:
             found += more
-            more = [
-                pid for pid in _children(more) if Path(f"/proc/{pid}/comm").read_text() == "sshd\n"
-            ]
+            more = [pid for pid in _children(more) if _name(pid) == "sshd"]
         return found
 
     def vanish(self) -> None:
@@ -179,6 +177,14 @@ def ssh(tmp_path: Path, needs_tool: NeedsTool) -> Iterator[Rig]:
     program = build(needs_tool("gcc"), tmp_path / "program")
     with ssh_board(tmp_path, needs_tool) as board:
         yield Rig(board.open, program, board.vanish)
+
+
+def _name(pid: int) -> str:
+    """What runs as a process; nothing if that has ended since it was listed."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def tree(root: int) -> list[int]:
