@@ -6,7 +6,8 @@ For each budget of flash the subnets that a search for mixed precision ranks fir
 that the predictor was kindest to and with the plan that moves the outputs least (one line where
 they are the same). Exact are integers on all test images. The slope is what a nat of divergence
 takes from what the predictor says of the subnet at eight bits (`replan.LOSS_A_NAT`). At the end,
-how far each way of choosing stays behind the best of a budget's plans, on average.
+how far each way of choosing stays behind the best of a budget's plans, on average; among them
+other shares of the predictor's word on the plan (`replan.PREDICTED`).
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ from edgeopt.pipeline.replan import LOSS_A_NAT, SUBNETS, expected, firsts, repla
 
 #: Subnets of each search.
 LOOKED_AT = 2 * SUBNETS
-FLASH = "nucleo-l4r5zi:76000,local:104000,local:191000"
+FLASH = "nucleo-l4r5zi:76000,local:77000,local:104000,local:191000"
+#: Shares of the predictor's word on a plan that are compared.
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def main() -> None:
@@ -63,6 +66,7 @@ def main() -> None:
     behind: dict[str, list[float]] = {
         "predicted best": [], "moved least": [], f"expected best of {SUBNETS}": [],
         f"expected best of {LOOKED_AT}": [],
+        **{f"share of {share:.2f}, best of {SUBNETS}": [] for share in SHARES},
     }  # fmt: skip
     for name, _, most in (item.partition(":") for item in options.flash.split(",")):
         profile = devices.load(name).compacted()
@@ -74,6 +78,7 @@ def main() -> None:
         print(f"{name}, {int(most):,} bytes")
         print(f"  {'predicted':>9} {'at w8':>6} {'nats':>7} {'expected':>8} {'exact':>6}")
         rows: list[tuple[float, float]] = []  # what is expected, and what holds
+        words: list[tuple[float, float]] = []  # of the predictor on a plan, and of divergence
         few = 0
         searched, own = [], []
         for number, first in enumerate(firsts(result, LOOKED_AT)):
@@ -86,6 +91,7 @@ def main() -> None:
                 plan, eight = 100 * predict([config, Planned(config.subnet, uniform(space, 8))])
                 hoped = 100 * expected(one, space, predict)
                 rows.append((hoped, known))
+                words.append((plan, eight - 100 * LOSS_A_NAT * one.divergence))
                 moved.append(one.divergence)
                 losses.append(eight - known)
                 print(f"  {plan:9.2f} {eight:6.2f} {one.divergence:7.4f} {hoped:8.2f} {known:6.2f}"
@@ -94,13 +100,18 @@ def main() -> None:
             own.append(exact(both[1].candidate.config))
             few = len(rows) if number < SUBNETS else few
         best = max(known for _, known in rows)
-        ways = searched[0], own[0], max(rows[:few])[1], max(rows)[1]
+        by_share = [
+            max((share * word + (1 - share) * kept, known)
+                for (word, kept), (_, known) in zip(words[:few], rows, strict=False))[1]
+            for share in SHARES
+        ]  # fmt: skip
+        ways = searched[0], own[0], max(rows[:few])[1], max(rows)[1], *by_share
         for way, value in zip(behind, ways, strict=True):
             behind[way].append(best - value)
     slope = float(np.dot(moved, losses) / np.dot(moved, moved))
     print(f"a nat of divergence takes {slope:.1f} points (edgeopt takes {100 * LOSS_A_NAT:.0f})")
     for way, gaps in behind.items():
-        print(f"{way:<20} {statistics.fmean(gaps):.2f} points behind the best of its budget")
+        print(f"{way:<26} {statistics.fmean(gaps):.2f} points behind the best of its budget")
 
 
 if __name__ == "__main__":
