@@ -215,7 +215,7 @@ def _compile(
         return make_artifact(final.imported.network, profile.target, choices, patches=patches)
 
     artifact = made(profile)
-    if profile.compact and asked.flash_bytes is not None:
+    if asked.flash_bytes is not None and _is_compact(artifact):
         usual = profile.compacted(False)
         faster = made(usual)
         if _is_within(asked.flash_bytes, faster, request.name, run.cache):
@@ -397,9 +397,14 @@ def _is_within(flash_bytes: int, artifact: Artifact, name: str, cache: StageCach
     return artifact.weight_bytes + object_size(kernels).code_bytes <= flash_bytes
 
 
+def _is_compact(artifact: Artifact) -> bool:
+    """Whether kernels differ from usual ones, to take fewer bytes."""
+    return any(schedules.is_compact(key, artifact.target) for key in artifact.graph.keys)
+
+
 def _compact_notes(artifact: Artifact) -> tuple[str, ...]:
     """What kernels that take few bytes cost."""
-    if not any(schedules.is_compact(key, artifact.target) for key in artifact.graph.keys):
+    if not _is_compact(artifact):
         return ()
     return (
         "compiled for few bytes, as --flash asks: kernels share their code, which makes networks "
