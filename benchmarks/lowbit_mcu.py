@@ -126,7 +126,8 @@ def rounded(network: Network, bits: int) -> Network:
         depthwise = int(op.attrs.get("groups", 1)) > 1  # type: ignore[call-overload]
         if op.kind not in ("conv2d", "linear") or w is None or w.dtype != np.int8 or depthwise:
             return op
-        scale = (op.constants["w_scale"] * lowbits.double_step(bits)).astype(np.float32)
+        step = lowbits.double_step(bits) * lowbits.unit(bits)
+        scale = (op.constants["w_scale"] * step).astype(np.float32)
         constants = {**op.constants, "w": lowbits.round_again(w, bits), "w_scale": scale}
         return replace(op, constants=constants, attrs={**op.attrs, "weight_bits": bits})
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from edgeopt.codegen import ckernels
+from edgeopt.codegen.lower_parts import packed_key
 from edgeopt.codegen.schedules import packing
 from edgeopt.codegen.schedules.isa import isa_of
+from edgeopt.core.kernels import OpKey
+from edgeopt.core.lowbits import PACKED_BITS, fits
 from edgeopt.core.network import Array
 from edgeopt.core.target import TargetSpec
 
@@ -12,7 +15,7 @@ from edgeopt.core.target import TargetSpec
 def supported(op: str, bits: int, target: TargetSpec) -> bool:
     """Whether a target has kernels of an operator that read weights of so many bits.
 
-    Where it has not, such weights are stored as int8: the same numbers, more flash.
+    Where it has not, such weights are stored in more bits: the same numbers, more flash.
 
     Args:
         op: ``pointwise``, ``conv2d``, ``depthwise`` or ``linear``.
@@ -22,8 +25,33 @@ def supported(op: str, bits: int, target: TargetSpec) -> bool:
     return bits in widths(op, target)
 
 
-def holds(w: Array, bits: int, target: TargetSpec) -> bool:
-    """Whether a target's kernels read weights of these values."""
+def stored_bits(key: OpKey, bits: int, target: TargetSpec, w: Array | None = None) -> int:
+    """Bits that a kernel's weights of ``bits`` take on a target: more where it reads no fewer.
+
+    Args:
+        key: of the kernel with int8 weights.
+        bits: that the weights have.
+        target: the processor.
+        w: the weights; None where they are not known, and fit.
+    """
+    if bits >= 8 or key.dtype != "i8":
+        return 8
+    for width in PACKED_BITS:
+        if width < bits or not supported(key.op, width, target):
+            continue
+        if w is not None and not (fits(w, width) and _holds(w, width, target)):
+            continue
+        if _reads(packed_key(key, width), target):
+            return width
+    return 8
+
+
+def _reads(key: OpKey, target: TargetSpec) -> bool:
+    isa = None if ckernels.applies(target) else isa_of(target)
+    return isa is None or packing.reads(key, isa)
+
+
+def _holds(w: Array, bits: int, target: TargetSpec) -> bool:
     return not ckernels.applies(target) or ckernels.packed.holds(w, bits, target)
 
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from edgeopt.codegen import constants, lower_moves
 from edgeopt.codegen.fuse import Group, groups, key_shape
-from edgeopt.codegen.lowbits import holds, supported
+from edgeopt.codegen.lowbits import stored_bits
 from edgeopt.codegen.lower_parts import (
     activation_text,
     key_axis,
@@ -26,7 +26,7 @@ from edgeopt.codegen.quantized import as_int8
 from edgeopt.core import moves
 from edgeopt.core.activations import text_of
 from edgeopt.core.errors import InputError
-from edgeopt.core.kernels import Kernel, KernelGraph
+from edgeopt.core.kernels import WITH_WEIGHTS, Kernel, KernelGraph
 from edgeopt.core.network import Network, Op
 from edgeopt.core.target import TargetSpec
 
@@ -64,11 +64,10 @@ def lower(network: Network, target: TargetSpec | None = None) -> KernelGraph:
 def _packed(kernel: Kernel, root: Op, target: TargetSpec) -> Kernel:
     """The kernel with its weights packed, where they fit and the target has one that reads them."""
     bits = cast(int, root.attrs.get("weight_bits", 0))
-    if not bits or kernel.key.dtype != "i8" or not supported(kernel.key.op, bits, target):
+    if not bits or kernel.key.op not in WITH_WEIGHTS:
         return kernel
-    if "w" in kernel.constants and not holds(kernel.constants["w"], bits, target):
-        return kernel
-    return replace(kernel, key=packed_key(kernel.key, bits))
+    width = stored_bits(kernel.key, bits, target, kernel.constants.get("w"))
+    return kernel if width == 8 else replace(kernel, key=packed_key(kernel.key, width))
 
 
 def lower_shapes(

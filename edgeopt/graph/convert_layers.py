@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgeopt.core.errors import InputError
-from edgeopt.core.lowbits import PACKED_BITS
+from edgeopt.core.lowbits import PACKED_BITS, fits
 from edgeopt.core.network import Array
 from edgeopt.graph import qdq
 from edgeopt.graph.importer import Importer, Tail
@@ -243,10 +243,11 @@ def _packed_bits(w: Array, bits: int) -> int:
     """How many bits the weights may be packed in; 0 where they stay int8.
 
     Zero points are subtracted already: they may have moved weights out of the range of their type.
+    Weights of two bits are odd (`core.lowbits`); others of INT2 take four.
     """
-    low = -(2 ** (bits - 1))
-    fits = bits in PACKED_BITS and (not w.size or bool(low <= w.min() and w.max() < -low))
-    return bits if fits else 0
+    if bits not in PACKED_BITS:
+        return 0
+    return next((width for width in PACKED_BITS if fits(w, width)), 0)
 
 
 def _half_there(imp: Importer, node: Node, axis: int) -> str:

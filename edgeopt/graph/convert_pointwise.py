@@ -6,6 +6,7 @@ import numpy as np
 
 from edgeopt.core.activations import CLAMPS
 from edgeopt.core.network import Array
+from edgeopt.graph import qdq
 from edgeopt.graph.builder import Value
 from edgeopt.graph.importer import Function, Importer, function_of
 from edgeopt.graph.ir import Node
@@ -55,6 +56,11 @@ def binary(imp: Importer, node: Node) -> bool:
     result = node.outputs[0]
     if imp.graph.types[result].dtype != np.float32:
         return False
+    if node.op == "Add" and left in imp.stored and right in imp.graph.constants:
+        halves = qdq.with_halves(imp.stored[left], imp.graph.constants[right])
+        if halves is not None:
+            imp.stored[result] = halves
+            return True
     for index, (name, other) in enumerate(((left, right), (right, left))):
         if imp.is_constant(other):
             if imp.is_constant(name) or (index and node.op == "Div"):

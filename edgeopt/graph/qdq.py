@@ -157,6 +157,27 @@ def stored_constant(graph: Graph, node: Node) -> Stored | None:
     return Stored(value, scale32.reshape(-1), zero.reshape(-1), axis, bits)
 
 
+def with_halves(stored: Stored, term: Array) -> Stored | None:
+    """Integers of two bits and half a step more, as odd integers of half the scale.
+
+    None where ``term`` is not half of each scale, or the integers have other widths.
+    """
+    shape = [1] * stored.stored.ndim
+    if stored.scale.size > 1:
+        shape[stored.axis] = stored.scale.size
+    half = (stored.scale / np.float32(2)).reshape(-1)
+    if stored.bits != 2 or stored.block or term.dtype != np.float32 or term.size != half.size:
+        return None
+    if (term.size > 1 and list(term.shape) != shape) or not np.array_equal(term.reshape(-1), half):
+        return None
+    zeros = [1] * stored.stored.ndim
+    if stored.zero.size > 1:
+        zeros[stored.axis] = stored.zero.size
+    steps = stored.stored.astype(np.int32) - stored.zero.astype(np.int32).reshape(zeros)
+    odd = (2 * steps + 1).astype(np.int8)
+    return Stored(odd, half, np.zeros(half.shape, np.int8), stored.axis, bits=2)
+
+
 def _check_shapes(
     node: Node, value: Array, scale: Array, zero: Array, axis: int, block: int
 ) -> None:

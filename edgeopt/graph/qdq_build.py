@@ -3,8 +3,9 @@
 The result runs in onnxruntime and imports as an integer network. Activations have one scale and
 zero point a tensor; weights are stored as int8 with one scale an output channel (axis 0), biases
 as int32 with scale ``s_x * s_w``. Weights of fewer bits have ONNX's narrow types: INT4 (opset 21)
-holds three and four, INT2 (opset 25) two. The names of the float network's graph, inputs, outputs,
-nodes and tensors are kept.
+holds three and four, INT2 (opset 25) two. Two bits without a zero point are odd numbers w: INT2
+holds (w - 1) / 2, and an Add of half a step follows; in blocks INT4 holds them. The names of the
+float network's graph, inputs, outputs, nodes and tensors are kept.
 
 Activations are written as uint8, 128 above the int8 that everything else here computes with: the
 same numbers, but onnxruntime has all its integer kernels for uint8 on x86 and falls back to
@@ -24,6 +25,7 @@ import numpy.typing as npt
 
 from edgeopt.core.affine import I8_MIN
 from edgeopt.core.errors import InputError
+from edgeopt.core.lowbits import is_odd
 from edgeopt.core.network import Array, Quant
 from edgeopt.graph import ir
 from edgeopt.graph.ir import FUSED, Graph, Node
@@ -183,8 +185,12 @@ class _Writer:
 
     def layer(self, node: Node, source: str, layer: IntegerLayer) -> Node:
         """The node reading stored weights; linear layers become Gemm with [O, I] weights."""
-        weight = narrowed(layer.weight, layer.bits)
-        stored = self.stored(node.inputs[1], weight, layer.scale, layer.zero, layer.block)
+        if is_odd(layer.bits, layer.zero is None) and not layer.block:
+            stored = self._odd(node.inputs[1], layer)
+        else:
+            bits = 4 if is_odd(layer.bits, layer.zero is None) else layer.bits
+            weight = narrowed(layer.weight, bits)
+            stored = self.stored(node.inputs[1], weight, layer.scale, layer.zero, layer.block)
         inputs = [source, stored]
         name = node.input(2) or f"{node.inputs[1]}_bias"
         if layer.real_bias is not None:
@@ -194,6 +200,15 @@ class _Writer:
         if node.op == "Conv":
             return replace(node, inputs=tuple(inputs))
         return Node("Gemm", node.name, tuple(inputs), node.outputs, {"transB": 1})
+
+    def _odd(self, name: str, layer: IntegerLayer) -> str:
+        """Odd integers w as INT2: (w - 1) / 2 in steps of twice the scale, and one scale more."""
+        integers = narrowed((layer.weight - 1) // 2, 2)
+        less = self.stored(name, integers, layer.scale * np.float32(2))
+        outputs = layer.scale.size, *(1,) * (layer.weight.ndim - 1)
+        term = layer.scale.reshape(outputs if layer.scale.ndim else ())
+        half = self.constant(f"{name}_half_step", term)
+        return self.emit("Add", f"{name}_odd", (less, half), self.fresh(f"{name}_stored"))
 
     def finish(self) -> Graph:
         used = {name for node in self.nodes for name in node.inputs}

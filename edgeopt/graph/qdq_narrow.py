@@ -2,14 +2,20 @@
 
 onnxruntime has integer kernels for int8 weights only. It computes with INT4 weights, and with INT2
 ones where it is told to rewrite nothing, in float32; asked to optimize a convolution with INT2
-weights it refuses the model. The twin with int8 in their place holds the same numbers.
+weights it refuses the model. The twin with int8 in their place holds the same numbers; what INT2
+and an Add of half a step say together is one odd int8 there.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from edgeopt.core.network import Array
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 
 def narrowed(values: Array, bits: int) -> Array:
@@ -34,9 +40,43 @@ def widened(model: bytes) -> bytes | None:
         TensorProto.UINT4: np.uint8, TensorProto.UINT2: np.uint8,
     }  # fmt: skip
     found = onnx.load_model_from_string(model)
+    changed = _join_halves(found)
     narrow = [item for item in found.graph.initializer if item.data_type in wide]
     for item in narrow:
         values = numpy_helper.to_array(item).astype(wide[item.data_type])
         item.CopyFrom(numpy_helper.from_array(values, item.name))
+        changed = True
     data: bytes = found.SerializeToString(deterministic=True)
-    return data if narrow else None
+    return data if changed else None
+
+
+def _join_halves(model: ModelProto) -> bool:
+    """INT2 behind DequantizeLinear and an Add of half its scale as odd int8; whether any was."""
+    from onnx import TensorProto, numpy_helper
+
+    graph = model.graph
+    known = {item.name: item for item in graph.initializer}
+    makers = {node.output[0]: node for node in graph.node}
+    joined = False
+    for add in [node for node in graph.node if node.op_type == "Add"]:
+        maker = makers.get(add.input[0])
+        if maker is None or maker.op_type != "DequantizeLinear" or add.input[1] not in known:
+            continue
+        items = [known.get(name) for name in maker.input]
+        if len(items) != 3 or any(item is None for item in items):
+            continue
+        weight, scale, zero = (item for item in items if item is not None)
+        half = numpy_helper.to_array(scale) / np.float32(2)
+        term = numpy_helper.to_array(known[add.input[1]]).reshape(-1)
+        if weight.data_type != TensorProto.INT2 or not np.array_equal(term, half.reshape(-1)):
+            continue
+        if numpy_helper.to_array(zero).astype(np.int8).any():
+            continue
+        odd = 2 * numpy_helper.to_array(weight).astype(np.int8) + np.int8(1)
+        zeros = np.zeros(half.shape, np.int8)
+        for item, values in ((weight, odd), (scale, half), (zero, zeros)):
+            item.CopyFrom(numpy_helper.from_array(values, item.name))
+        maker.output[0] = add.output[0]
+        graph.node.remove(add)
+        joined = True
+    return joined

@@ -21,7 +21,7 @@ from edgeopt.ofa.supernet import Supernet
 from edgeopt.pipeline.elastic import ElasticNet
 
 QUANTIZERS = "quantizers.npz"
-FORMAT = "edgeopt-quantizers/1"
+FORMAT = "edgeopt-quantizers/2"  # 1: two bits were -1, 0 and 1
 MAX_BYTES = 64 << 20
 
 _MOST_ZERO = 128.0  # of a zero point

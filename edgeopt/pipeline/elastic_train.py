@@ -106,13 +106,13 @@ class QuantizeOptions(RunOptions):
         return _of_any_size(space, rng)
 
     def plans(self, space: SearchSpace, step: int) -> tuple[BlockPlan, ...]:
-        """The plans of a step: high, random, low."""
+        """The plans of a step: high, random, low; most often in what takes the least flash."""
         rng = random.Random(f"{self.seed}/plans/{step}")
         high = uniform(space, 8)
         if rng.random() < 0.5:
             high = _drawn(space, rng, (4, 8), (1, 1))
-        middle = _drawn(space, rng, (2, 3, 4, 8), (5, 5, 6, 4))
-        return high, middle, uniform(space, rng.choices((4, 3, 2), (3, 4, 3))[0])
+        middle = _drawn(space, rng, (2, 3, 4, 8), (7, 3, 6, 4))
+        return high, middle, uniform(space, rng.choices((4, 3, 2), (3, 2, 5))[0])
 
 
 def _of_any_size(space: SearchSpace, rng: random.Random) -> SubnetConfig:

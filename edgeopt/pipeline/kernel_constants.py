@@ -9,7 +9,7 @@ import numpy as np
 from edgeopt.codegen.schedules.pooling import is_uneven
 from edgeopt.core.affine import exponentials
 from edgeopt.core.kernels import OpKey
-from edgeopt.core.lowbits import largest
+from edgeopt.core.lowbits import largest, nearest
 from edgeopt.core.network import Array
 
 #: Kernels whose weights have the shape of a convolution.
@@ -117,9 +117,10 @@ def _accumulating(key: OpKey, random: np.random.Generator, integer: bool) -> dic
             "w": (random.standard_normal(shape) * math.sqrt(1.5 / fan)).astype(np.float32),
             "b": (random.standard_normal(outputs) * 0.1).astype(np.float32),
         }
-    most = largest(key.weight_bits or 8)
+    bits = key.weight_bits or 8
+    drawn = random.uniform(-largest(bits) - 1, largest(bits) + 1, shape)
     found: dict[str, Array] = {
-        "w": random.integers(-most, most + 1, shape).astype(np.int8),
+        "w": nearest(drawn, bits).astype(np.int8),
         "b": random.integers(-1000, 1000, outputs).astype(np.int32),
         "multiplier": np.full(outputs, 1 / (74 * math.sqrt(fan)), np.float32),
         "qparams": np.array([3, -5, -128, 127], np.int32),

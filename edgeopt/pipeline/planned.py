@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeopt.codegen import cost
-from edgeopt.codegen.lowbits import supported
+from edgeopt.codegen.lowbits import stored_bits, supported
 from edgeopt.codegen.lower_parts import packed_key
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InputError
@@ -141,12 +141,11 @@ class _Tables:
         parts = _parts(space, target)
         rows: list[OpKey] = sorted({k for keys in parts.values() for k in keys})
         packed: dict[tuple[OpKey, int], OpKey] = {
-            (key, bits): packed_key(key, bits)
-            if bits < 8 and supported(key.op, bits, target)
-            else key
+            (key, bits): key if (width := stored_bits(key, bits, target)) == 8
+            else packed_key(key, width)
             for key in rows
             for bits in domain.bits
-        }
+        }  # fmt: skip
         every = sorted({*rows, *packed.values()})
         known = {
             key: (estimate.value, float(size))

@@ -4,6 +4,7 @@ A quantizer has a scale and one step a width for each output channel, learned as
 
     W_8 = clamp(rint(w / scale), -127, 127)
     W_b = clamp(rint(W_8 / step_b), -largest(b), largest(b)),  real = W_b * (step_b * scale)
+    W_2 = 2 * clamp(floor(W_8 / step_2), -2, 1) + 1,           real = W_2 * (step_2 * scale / 2)
 
 which is what `core.lowbits` defines, bit for bit; double rounding is the case of
 ``step_b = 2 ** (8 - b)``. Gradients pass straight through the roundings, scales and steps learn
@@ -23,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgeopt.core.lowbits import double_step, limits
+from edgeopt.core.lowbits import NEARLY_ZERO, double_step, is_odd, limits, unit
 from edgeopt.core.precision import DEPLOYED, LayerPrecision
 
 #: Widths that are rounded from the stored eight bits.
@@ -35,6 +36,8 @@ _DEAD = 1e-12  # channels smaller than this hold nothing
 
 #: The least and the largest integer, broadcasting against the weights.
 Limits = tuple[Tensor, Tensor]
+#: Of steps that are rounded down, to whose middles odd integers belong.
+_ODD: Limits = torch.tensor(-2.0), torch.tensor(1.0)
 
 
 class ElasticQuantizer(nn.Module):
@@ -100,8 +103,10 @@ class ElasticQuantizer(nn.Module):
             y = _Round8.apply(weight, scale, eight)  # type: ignore[no-untyped-call]
         else:
             step = self.spread(self.get_parameter(f"log_step{bits}")[:count].exp(), weight)
+            odd = is_odd(bits, self.form.symmetric)
+            ends = _ODD if odd else self._limits(bits, weight)
             y = _RoundLow.apply(  # type: ignore[no-untyped-call]
-                weight, scale.detach(), eight, step, self._limits(bits, weight)
+                weight, scale.detach(), eight, step, ends, 0.5 * odd
             )
         return y
 
@@ -111,10 +116,14 @@ class ElasticQuantizer(nn.Module):
         count = weight.shape[0]
         scale, step = self.scale(count), self.step(bits, count)
         whole = (weight / self.spread(scale, weight)).round_().clamp_(*self._limits(8, weight))
-        if bits < 8:
-            whole = (whole / self.spread(step, weight)).round_()
-            whole.clamp_(*self._limits(bits, weight))
-        return whole, step * scale
+        if bits == 8:
+            return whole, scale
+        whole = whole / self.spread(step, weight)
+        if is_odd(bits, self.form.symmetric):
+            whole.floor_().clamp_(*_ODD).mul_(2).add_(1)
+        else:
+            whole.round_().clamp_(*self._limits(bits, weight))
+        return whole, step * scale * unit(bits, self.form.symmetric)
 
     @torch.no_grad()
     def fit(self, weight: Tensor) -> None:
@@ -196,17 +205,22 @@ def _best_step(stored: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tens
     for index in range(_SHARES):
         share = 0.15 + 0.95 * index / (_SHARES - 1)
         if symmetric:
-            step, zero = peak / high * share, torch.zeros_like(peak)
+            step, zero = peak / (high * unit(bits)) * share, torch.zeros_like(peak)
         else:
             step = (most - least).clamp_min(1.0) / (high - low) * share
             zero = (low - least * share / step).round_().clamp_(low, high)
         wide = step[:, None]
-        back = (stored / wide).round_()
-        back = torch.minimum(torch.maximum(back, low - zero[:, None]), high - zero[:, None])
+        if is_odd(bits, symmetric):
+            back = (stored / wide).floor_().clamp_(*_ODD) + 0.5
+        else:
+            back = (stored / wide).round_()
+            back = torch.minimum(torch.maximum(back, low - zero[:, None]), high - zero[:, None])
         error = (back * wide - stored).square().sum(1)
         better = error < smallest
         best, zeros = torch.where(better, step, best), torch.where(better, zero, zeros)
         smallest = torch.where(better, error, smallest)
+    if is_odd(bits, symmetric):
+        best = torch.where(stored.abs().amax(1) > 0, best, best * NEARLY_ZERO)
     return best, zeros
 
 
@@ -239,19 +253,28 @@ class _Round8(torch.autograd.Function):
 
 
 class _RoundLow(torch.autograd.Function):
+    """Rounded to whole steps, or with ``middle`` of 1/2 to the middles of those that hold it."""
+
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, wide: Tensor, eight: Limits, step: Tensor, limits: Limits
+        ctx: Any,
+        weight: Tensor,
+        wide: Tensor,
+        eight: Limits,
+        step: Tensor,
+        limits: Limits,
+        middle: float,
     ) -> Tensor:
         stored = (weight / wide).round_().clamp_(*eight)
         divided = stored.div_(step)
-        whole = divided.round().clamp_(*limits)
+        whole = divided.floor() if middle else divided.round()
+        whole = whole.clamp_(*limits).add_(middle)
         ctx.save_for_backward(divided, whole, wide)
-        ctx.limits = limits
+        ctx.limits = limits[0] + middle, limits[1] + middle
         return whole * (step * wide)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, Tensor, None, None]:
         divided, whole, wide = ctx.saved_tensors
         by_weight, by_step = _learned(divided, whole, ctx.limits, grads[0])
-        return by_weight, None, None, by_step.sum_to_size(wide.shape) * wide, None
+        return by_weight, None, None, by_step.sum_to_size(wide.shape) * wide, None, None

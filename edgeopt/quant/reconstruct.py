@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from edgeopt.core.lowbits import largest
 from edgeopt.core.network import Op
 from edgeopt.core.precision import LayerPrecision, PrecisionPlan
 from edgeopt.quant import rounding, scales
@@ -167,9 +166,9 @@ def _round(
     grid = scales.fit(rows, LayerPrecision(bits), prepared.recipe.scales, spread)
     first = grid.scale.reshape(groups, -1, 1)
     if bits == 8:  # finer than what compensation could gain
-        steps, scale = rounding.nearest(target, first, largest(bits)), first
+        steps, scale = rounding.nearest(target, first, bits), first
     else:
-        steps, scale = rounding.fitted(target, moments.gram, first, largest(bits))
+        steps, scale = rounding.fitted(target, moments.gram, first, bits)
     real = steps * scale
     mean = np.einsum("goi,gi->go", flat, moments.mean_x) - np.einsum(
         "goi,gi->go", real, moments.mean_y

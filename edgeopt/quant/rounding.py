@@ -18,6 +18,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from edgeopt.core import lowbits
+
 Doubles = npt.NDArray[np.float64]
 
 #: Added to the diagonal of A, as a share of its mean.
@@ -42,26 +44,26 @@ def error(weight: Doubles, real: Doubles, gram: Doubles) -> float:
     return float(np.einsum("goi,gij,goj->", off, gram, off, optimize=True))
 
 
-def nearest(weight: Doubles, scale: Doubles, bound: int) -> Doubles:
+def nearest(weight: Doubles, scale: Doubles, bits: int) -> Doubles:
     """Whole numbers closest to the weights; ``scale`` [G, O, 1]."""
-    steps: Doubles = np.clip(np.rint(weight / scale), -bound, bound)
+    steps: Doubles = lowbits.nearest(weight / scale, bits).astype(np.float64)
     return steps
 
 
 def compensated(
-    weight: Doubles, gram: Doubles, scale: Doubles, bound: int, *, sweeps: int = SWEEPS
+    weight: Doubles, gram: Doubles, scale: Doubles, bits: int, *, sweeps: int = SWEEPS
 ) -> Doubles:
-    """Whole numbers [G, O, n] in +-``bound`` with a small `error`.
+    """Whole numbers [G, O, n] of ``bits`` with a small `error`.
 
     Never worse than `nearest`: that is where the columns' second visits begin if it is better.
     """
     damped = _damped(gram)
-    first = _surgery(weight, damped, scale, bound)
-    plain = nearest(weight, scale, bound)
+    first = _surgery(weight, damped, scale, bits)
+    plain = nearest(weight, scale, bits)
     worse = _each(weight, first * scale, gram) > _each(weight, plain * scale, gram)
     found = np.where(worse, plain, first)
     for _ in range(sweeps):
-        if not _visit(weight, damped, scale, bound, found):
+        if not _visit(weight, damped, scale, bits, found):
             break
     ended = _each(weight, found * scale, gram) <= _each(weight, plain * scale, gram)
     result: Doubles = np.where(ended, found, plain)
@@ -69,13 +71,13 @@ def compensated(
 
 
 def fitted(
-    weight: Doubles, gram: Doubles, scale: Doubles, bound: int, *, refits: int = REFITS
+    weight: Doubles, gram: Doubles, scale: Doubles, bits: int, *, refits: int = REFITS
 ) -> tuple[Doubles, Doubles]:
     """Whole numbers and scales [G, O, 1] that were fitted to them.
 
     A channel's best scale for given integers q is ``(w A q) / (q A q)``.
     """
-    steps = compensated(weight, gram, scale, bound)
+    steps = compensated(weight, gram, scale, bits)
     damped = _damped(gram)
     for _ in range(refits):
         product = steps @ gram
@@ -85,7 +87,7 @@ def fitted(
         ratio = np.divide(wanted, power, out=np.ones_like(power), where=good)
         tried: Doubles = np.where(good, ratio, scale).astype(np.float32).astype(np.float64)
         again = steps.copy()
-        _visit(weight, damped, tried, bound, again)
+        _visit(weight, damped, tried, bits, again)
         better = _each(weight, again * tried, gram) < _each(weight, steps * scale, gram)
         if not better.any():
             break
@@ -128,7 +130,7 @@ def _each(weight: Doubles, real: Doubles, gram: Doubles) -> Doubles:
     return found
 
 
-def _surgery(weight: Doubles, gram: Doubles, scale: Doubles, bound: int) -> Doubles:
+def _surgery(weight: Doubles, gram: Doubles, scale: Doubles, bits: int) -> Doubles:
     """Columns in order of their weight in A, each one's error spread over those to come."""
     groups, _, n = weight.shape
     order = np.argsort(-np.einsum("gii->gi", gram), axis=1, kind="stable")
@@ -143,7 +145,7 @@ def _surgery(weight: Doubles, gram: Doubles, scale: Doubles, bound: int) -> Doub
         offs = np.zeros((*left.shape[:2], end - start))
         for j in range(start, end):
             column = left[:, :, j : j + 1]
-            steps[:, :, j : j + 1] = nearest(column, scale, bound)
+            steps[:, :, j : j + 1] = nearest(column, scale, bits)
             off = (column - steps[:, :, j : j + 1] * scale) / factor[:, j : j + 1, j : j + 1]
             left[:, :, j + 1 : end] -= off * factor[:, j : j + 1, j + 1 : end]
             offs[:, :, j - start] = off[:, :, 0]
@@ -153,7 +155,7 @@ def _surgery(weight: Doubles, gram: Doubles, scale: Doubles, bound: int) -> Doub
     return found
 
 
-def _visit(weight: Doubles, gram: Doubles, scale: Doubles, bound: int, steps: Doubles) -> bool:
+def _visit(weight: Doubles, gram: Doubles, scale: Doubles, bits: int, steps: Doubles) -> bool:
     """Each column at its best given all others, in place; whether anything changed."""
     pull = (weight - steps * scale) @ gram  # [G, O, n]
     diagonal = np.einsum("gii->gi", gram)
@@ -164,7 +166,7 @@ def _visit(weight: Doubles, gram: Doubles, scale: Doubles, bound: int, steps: Do
         for j in range(start, end):
             old = steps[:, :, j]
             wanted = old * scale[:, :, 0] + pull[:, :, j] / diagonal[:, j : j + 1]
-            new = np.clip(np.rint(wanted / scale[:, :, 0]), -bound, bound)
+            new = lowbits.nearest(wanted / scale[:, :, 0], bits)
             moved = (new - old) * scale[:, :, 0]
             steps[:, :, j] = new
             pull[:, :, j:end] -= moved[:, :, None] * gram[:, j : j + 1, j:end]

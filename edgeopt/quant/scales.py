@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeopt.core.errors import InputError
-from edgeopt.core.lowbits import largest
+from edgeopt.core.lowbits import NEARLY_ZERO, is_odd, largest, nearest
 from edgeopt.core.precision import LayerPrecision
 
 Floats = npt.NDArray[np.float32]
@@ -33,9 +33,12 @@ class Grid:
     zero: Doubles  # [R, 1]; whole numbers
     low: int
     high: int
+    odd: bool = False  # integers are odd, and symmetric
 
     def store(self, rows: Doubles) -> Doubles:
         """The nearest steps, as whole numbers."""
+        if self.odd:
+            return nearest(rows / self.scale, 2).astype(np.float64)
         steps: Doubles = np.clip(np.rint(rows / self.scale + self.zero), self.low, self.high)
         return steps
 
@@ -83,6 +86,7 @@ def fit(
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}")
     bits = precision.weight_bits
+    odd = is_odd(bits, precision.symmetric)
     if precision.symmetric:
         high = largest(bits)
         low, ends = -high, (-np.abs(values).max(1, keepdims=True), None)
@@ -97,12 +101,13 @@ def fit(
         tiny = float(np.finfo(np.float32).tiny) * (high - low)
         alive = width > tiny
         usual = float(np.median(width[alive])) if alive.any() else 1.0
+        usual *= NEARLY_ZERO if odd else 1.0
         scale = (np.where(alive, width, usual) / (high - low)).astype(np.float32)
         wide = scale.astype(np.float64)
         zero = np.zeros_like(wide)
         if not precision.symmetric:
             zero = np.clip(np.rint(low - bottom * share / wide), low, high)
-        return Grid(wide, zero, low, high)
+        return Grid(wide, zero, low, high, odd)
 
     if method == "max":
         return spanning(1.0)
@@ -115,7 +120,7 @@ def fit(
         better = error < least
         least = np.where(better, error, least)
         scale, zero = np.where(better, grid.scale, scale), np.where(better, grid.zero, zero)
-    return Grid(scale, zero, low, high)
+    return Grid(scale, zero, low, high, odd)
 
 
 def rounded(

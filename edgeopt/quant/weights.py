@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeopt.core.errors import InputError
-from edgeopt.core.lowbits import largest
+from edgeopt.core.lowbits import NEARLY_ZERO, fits, is_odd, largest, nearest
 
 Floats = npt.NDArray[np.float32]
 
@@ -23,7 +23,7 @@ class StoredWeights:
     """A layer's weights as integers that somebody chose: real = ``scale[o] * weight[o, ...]``.
 
     Attributes:
-        weight: [O, I / groups, ...] as in ONNX, in the symmetric range of ``bits``.
+        weight: [O, I / groups, ...] as in ONNX, in the symmetric range of ``bits``; odd if two.
         scale: [O]; the sign of a batch norm's factor may be in it.
         bits: of `edgeopt.core.lowbits.WEIGHT_BITS`.
         bias: [O], with what batch norm adds folded in; None where there is none.
@@ -41,6 +41,7 @@ class StoredWeights:
             (self.weight.dtype == np.int8 and self.weight.ndim >= 2, "are no int8 [O, I, ...]"),
             (not self.weight.size or np.abs(self.weight.astype(np.int16)).max() <= bound,
              f"do not fit {self.bits} bits, +-{bound}"),
+            (not is_odd(self.bits) or fits(self.weight, self.bits), "are not odd, as two bits are"),
             (self.scale.shape == outputs, f"have scales {list(self.scale.shape)}"),
             (bool(np.isfinite(self.scale).all()), "have a scale that is not finite"),
             (self.bias is None or self.bias.shape == outputs, "have a bias of another shape"),
@@ -56,29 +57,30 @@ class StoredWeights:
 def channel_scales(weight: Floats, method: str, bits: int = 8) -> Floats:
     """Scale [O] of weights [O, ...]: largest magnitude / 127, or the least squared error.
 
-    A channel of zeros gets the median scale of the others.
+    A channel of zeros gets the median scale of the others; of odd integers, next to nothing.
     """
     bound = largest(bits)
     flat = np.abs(weight.reshape(weight.shape[0], -1)).astype(np.float64)
     reach = flat.max(axis=1)
     if method == "mse":
         shares = np.linspace(1.0, 0.5 if bits == 8 else 0.2, 26)
-        error = np.stack([_error(flat, reach * share / bound, bound) for share in shares])
+        error = np.stack([_error(flat, reach * share / bound, bits) for share in shares])
         reach = reach * shares[np.argmin(error, axis=0)]
     elif method != "max":
         raise ValueError(f"unknown weight method {method!r}")
     tiny = float(np.finfo(np.float32).tiny) * bound
     alive = reach > tiny
     usual = float(np.median(reach[alive])) if alive.any() else 1.0
+    usual *= NEARLY_ZERO if is_odd(bits) else 1.0
     scale: Floats = (np.where(alive, reach, usual) / bound).astype(np.float32)
     return scale
 
 
 def _error(
-    magnitudes: npt.NDArray[np.float64], scale: npt.NDArray[np.float64], bound: int
+    magnitudes: npt.NDArray[np.float64], scale: npt.NDArray[np.float64], bits: int
 ) -> Floats:
     safe = np.where(scale > 0, scale, 1.0)[:, None]
-    rounded = np.minimum(np.rint(magnitudes / safe), bound) * safe
+    rounded = nearest(magnitudes / safe, bits) * safe
     squared: Floats = ((rounded - magnitudes) ** 2).sum(axis=1).astype(np.float32)
     return squared
 
@@ -102,9 +104,7 @@ def store(
     if bias is not None:
         scale = np.maximum(scale, _least_scale(bias, scale_x))
     shape = (-1,) + (1,) * (weight.ndim - 1)
-    bound = largest(bits)
-    steps = np.clip(np.rint(weight / scale.reshape(shape)), -bound, bound)
-    stored: npt.NDArray[np.int8] = steps.astype(np.int8)
+    stored: npt.NDArray[np.int8] = nearest(weight / scale.reshape(shape), bits).astype(np.int8)
     return stored, scale
 
 
@@ -130,19 +130,23 @@ def take(given: StoredWeights, scale_x: float) -> tuple[npt.NDArray[np.int8], Fl
     """Given integers and their scales, all above zero: the integers take over a scale's sign.
 
     A channel whose bias would outgrow its accumulators, next to which its weights are nothing, is
-    rounded to a coarser scale; a scale of zero stands for weights of zero.
+    rounded to a coarser scale; a scale of zero stands for weights of zero, or nearly where two
+    bits have none.
     """
     shape = (-1,) + (1,) * (given.weight.ndim - 1)
     scale = np.abs(given.scale).astype(np.float32)
     alive = scale > np.finfo(np.float32).tiny
-    signed = given.weight * np.where(alive, np.sign(given.scale), 0).astype(np.int8).reshape(shape)
+    odd = is_odd(given.bits)
+    sign = np.where(alive, np.sign(given.scale), 1 if odd else 0)
+    signed = given.weight * sign.astype(np.int8).reshape(shape)
     usual = np.float32(np.median(scale[alive]) if alive.any() else 1.0)
+    usual *= np.float32(NEARLY_ZERO if odd else 1.0)
     scale = np.where(alive, scale, usual).astype(np.float32)
     if given.bias is None:
         return signed.astype(np.int8), scale
     coarse = np.maximum(scale, _least_scale(given.bias, scale_x))
     ratio = np.where(coarse > scale, scale.astype(np.float64) / coarse, 1.0).reshape(shape)
-    return np.rint(signed * ratio).astype(np.int8), coarse.astype(np.float32)
+    return nearest(signed * ratio, given.bits).astype(np.int8), coarse.astype(np.float32)
 
 
 def store_bias(

@@ -154,6 +154,8 @@ def case(key: OpKey, seed: int) -> Case:
         if integer:
             most = 1 << (key.weight_bits or 8) - 1
             constants["w"] = rng.integers(-most, most, shape).astype(np.int8)
+            if key.weight_bits == 2:
+                constants["w"] = 2 * constants["w"] + np.int8(1)
             constants["b"] = rng.integers(-5000, 5000, out).astype(np.int32)
             spread = 60 / (74 * 74 * math.sqrt(fan))
             constants["multiplier"] = (rng.uniform(0.5, 1.5, out) * spread).astype(np.float32)

@@ -40,4 +40,5 @@ def test_any_convolution(
     keys: list[OpKey],
     seed: int,
 ) -> None:
+    keys = [shapes.readable(key, MACHINES[1].target) for key in keys]
     machines.run(MACHINES[1], keys, tmp_path_factory.mktemp("any"), needs_tool, seed)

@@ -41,4 +41,5 @@ def test_any_convolution_keeps_to_its_tensors(
     keys: list[OpKey],
     seed: int,
 ) -> None:
+    keys = [shapes.readable(key, AVX2.target) for key in keys]
     machines.run(AVX2, keys, tmp_path_factory.mktemp("any"), needs_tool, seed)

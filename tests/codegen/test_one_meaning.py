@@ -62,7 +62,8 @@ class Drawn:
         step = rng.uniform(0.7, 1.3, shape[0]).astype(np.float32) * lowbits.double_step(self.bits)
         given_step = None if self.bits == 8 else step.astype(np.float32)
         values = lowbits.round_again(stored, self.bits, given_step)
-        scale = fine if given_step is None else (fine * given_step).astype(np.float32)
+        unit = np.float32(lowbits.unit(self.bits))
+        scale = fine if given_step is None else (fine * given_step * unit).astype(np.float32)
         bias = rng.standard_normal(shape[0]).astype(np.float32)
         return StoredWeights(values, scale, self.bits, bias)
 

@@ -70,19 +70,42 @@ def test_all_values_a_width_has_are_weights(bits: int, tmp_path: Path) -> None:
     library = harness.link(build.compile_kernels(keys, harness.HOST), tmp_path)
     for key in keys:
         inputs, constants = harness.case(key, 1)
-        least = -(1 << bits - 1)
-        constants["w"][...] = np.where(constants["w"] < 0, least, -least - 1)
+        least, most = (-3, 3) if bits == 2 else (-8, 7)
+        constants["w"][...] = np.where(constants["w"] < 0, least, most)
         inputs[0][...] = np.where(inputs[0] < 0, -128, 127)
         got = harness.run(library, key, harness.HOST, inputs, constants)
         harness.check(key, got, harness.reference(key, inputs, constants))
 
 
+@pytest.mark.parametrize("machine", machines.MACHINES, ids=str)
+def test_two_bits_have_no_zero_to_fill_up_with(machine: machines.Machine) -> None:
+    """Sums that end within a product's inputs are of weights of four bits."""
+    target = machine.target
+    for inputs, bits in ((96, 2), (15, 4)):
+        key = OpKey("pointwise", (7, 7, inputs), (7, 7, 40), **INT8)  # type: ignore[arg-type]
+        assert lowbits.stored_bits(key, 2, target) == bits
+        assert (schedules.select(few(key, 2), target) is None) == (bits == 4)
+        assert schedules.select(few(key, bits), target) is not None
+
+
+def test_weights_take_the_fewest_bits_that_hold_them() -> None:
+    w = np.array([[[[-3, 1, 3, -1]]]], np.int8)
+    key = OpKey("pointwise", (7, 7, 4), (7, 7, 1), **INT8)  # type: ignore[arg-type]
+    assert lowbits.stored_bits(key, 2, harness.HOST, w) == 2
+    assert lowbits.stored_bits(key, 4, harness.HOST, w) == 4
+    assert lowbits.stored_bits(key, 2, harness.HOST, w - np.int8(1)) == 4
+    assert lowbits.stored_bits(key, 2, harness.HOST, 3 * w) == 8
+    assert lowbits.stored_bits(key, 8, harness.HOST, w) == 8
+    assert lowbits.stored_bits(replace(key, dtype="f32", out_dtype="f32"), 2, harness.HOST) == 8
+
+
+@pytest.mark.parametrize(("bits", "weight"), [(4, 8), (2, 0), (2, 5)])
 @pytest.mark.parametrize("target", [harness.HOST, harness.AVX512], ids=lambda t: t.mcpu)
-def test_a_weight_that_does_not_fit_is_refused(target: TargetSpec) -> None:
-    key = few(KEYS[0], 4)
+def test_a_weight_that_does_not_fit_is_refused(target: TargetSpec, bits: int, weight: int) -> None:
+    key = few(KEYS[0], bits)
     _, constants = harness.case(key, 1)
-    constants["w"][3, 0, 0, 2] = 8
+    constants["w"][3, 0, 0, 2] = weight
     template = schedules.select(key, target)
     assert template is not None
-    with pytest.raises(ValueError, match="does not fit 4 bits"):
+    with pytest.raises(ValueError, match=f"does not fit {bits} bits"):
         template.pack(key, target, constants)

@@ -17,9 +17,9 @@ STORED = hnp.arrays(np.int8, st.integers(0, 70), elements=st.integers(-127, 127)
 
 @given(st.data(), st.sampled_from(lowbits.PACKED_BITS))
 def test_packing_is_undone(data: st.DataObject, bits: int) -> None:
-    lowest = -(2 ** (bits - 1))
-    shape = st.integers(0, 70)
-    values = data.draw(hnp.arrays(np.int8, shape, elements=st.integers(lowest, -lowest - 1)))
+    one = st.sampled_from([-3, -1, 1, 3]) if bits == 2 else st.integers(-8, 7)
+    values = data.draw(hnp.arrays(np.int8, st.integers(0, 70), elements=one))
+    assert lowbits.fits(values, bits)
     packed = lowbits.pack(values, bits)
     assert packed.size == lowbits.packed_bytes(values.size, bits)
     assert np.array_equal(lowbits.unpack(packed, bits, values.size), values)
@@ -28,8 +28,8 @@ def test_packing_is_undone(data: st.DataObject, bits: int) -> None:
 def test_bytes_are_as_documented() -> None:
     four = lowbits.pack(np.array([-7, 3, 7], np.int8), 4)
     assert four.tolist() == [(-7 + 8) | (3 + 8) << 4, (7 + 8) | 8 << 4]
-    two = lowbits.pack(np.array([-1, 0, 1, 1], np.int8), 2)
-    assert two.tolist() == [1 | 2 << 2 | 3 << 4 | 3 << 6]
+    two = lowbits.pack(np.array([-1, -3, 1, 3], np.int8), 2)
+    assert two.tolist() == [1 | 0 << 2 | 2 << 4 | 3 << 6]
 
 
 @pytest.mark.parametrize("bits", [3, 8])
@@ -41,6 +41,10 @@ def test_other_widths_are_not_packed(bits: int) -> None:
 def test_values_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="does not fit 4 bits"):
         lowbits.pack(np.array([8], np.int8), 4)
+    for value in (0, 2, -2, 5, -5, -128):
+        assert not lowbits.fits(np.array([1, value], np.int8), 2)
+        with pytest.raises(ValueError, match="does not fit 2 bits"):
+            lowbits.pack(np.array([1, value], np.int8), 2)
     with pytest.raises(ValueError, match="fewer than 9"):
         lowbits.unpack(np.zeros(4, np.uint8), 4, 9)
 
@@ -50,16 +54,35 @@ def test_rounded_again_is_in_range_and_near(stored: np.ndarray, bits: int) -> No
     found = lowbits.round_again(stored, bits)
     bound, step = lowbits.largest(bits), lowbits.double_step(bits)
     assert np.abs(found.astype(int)).max(initial=0) <= bound
-    inside = np.abs(stored.astype(int)) <= bound * step
-    error = np.abs(found * step - stored)[inside]
+    unit = lowbits.unit(bits) * step
+    inside = np.abs(stored.astype(int)) <= bound * unit
+    error = np.abs(found * unit - stored)[inside]
     assert error.max(initial=0) <= step / 2
-    assert np.array_equal(lowbits.round_again(-stored, bits), -found)
+    turned = lowbits.round_again(-stored, bits)
+    whole = stored % step == 0 if bits == 2 else np.zeros(stored.shape, bool)
+    assert np.array_equal(turned[~whole], -found[~whole])
+    if bits == 2:  # the two uppermost bits of eight
+        assert np.array_equal((found + 3) >> 1, (stored.astype(np.int16) + 128) >> 6)
 
 
 def test_steps_may_differ_by_channel() -> None:
     stored = np.array([[40, -40], [40, -40]], np.int8)
     found = lowbits.round_again(stored, 2, np.array([64.0, 90.0], np.float32))
-    assert found.tolist() == [[1, -1], [0, 0]]
+    assert found.tolist() == [[1, -1], [1, -1]]
+    found = lowbits.round_again(3 * stored.astype(np.int16), 2, np.array([64.0, 130.0], np.float32))
+    assert found.tolist() == [[3, -3], [1, -1]]
+
+
+@given(
+    hnp.arrays(np.float64, st.integers(1, 40), elements=st.floats(-300, 300)),
+    st.sampled_from(lowbits.WEIGHT_BITS),
+)
+def test_the_nearest_is_no_further_than_any_other(values: np.ndarray, bits: int) -> None:
+    bound = lowbits.largest(bits)
+    every = np.arange(-bound, bound + 1, 2 if bits == 2 else 1)
+    found = lowbits.nearest(values, bits)
+    assert np.isin(found, every).all()
+    assert np.array_equal(np.abs(values - found), np.abs(values[:, None] - every).min(1))
 
 
 def test_unknown_widths_are_named() -> None:

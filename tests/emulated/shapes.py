@@ -231,8 +231,16 @@ def both(keys: tuple[OpKey, ...], target: TargetSpec) -> Iterator[OpKey]:
             if key.out_dtype == key.dtype and schedules.select(quantized, target):
                 yield quantized
                 if widths := lowbits.widths(key.op, target):
-                    yield packed(quantized, widths[number % len(widths)])
+                    yield readable(packed(quantized, widths[number % len(widths)]), target)
                 break
+
+
+def readable(key: OpKey, target: TargetSpec) -> OpKey:
+    """The key with its weights in the fewest bits that a target reads."""
+    if not key.weight_bits:
+        return key
+    whole = replace(key, weight_bits=0)
+    return packed(whole, lowbits.stored_bits(whole, key.weight_bits, target) % 8)
 
 
 def whole(target: TargetSpec) -> list[OpKey]:

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgeopt.core.errors import InputError
 from edgeopt.graph.importer import Imported, import_model
 from edgeopt.graph.load import load_model
+from edgeopt.graph.qdq_narrow import widened
 from edgeopt.graph.reference import run_onnx
 from edgeopt.quant.simulate import Simulator
 
@@ -200,8 +201,8 @@ def test_one_dequantization_with_an_integer_and_a_float_reader(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("kind", "zero", "bits"),
-    [("int4", 0, 4), ("uint4", 8, 4), ("int2", 0, 2), ("uint2", 2, 2), ("uint4", 7, 8),
-     ("int4", -3, 8), ("uint2", 0, 8)],
+    [("int4", 0, 4), ("uint4", 8, 4), ("int2", 0, 4), ("uint2", 2, 4), ("uint4", 7, 8),
+     ("int4", -3, 8), ("uint2", 0, 4)],
 )  # fmt: skip
 def test_narrow_weights_are_packed_where_they_fit_without_their_zero_point(
     kind: str, zero: int, bits: int, tmp_path: Path
@@ -220,3 +221,46 @@ def test_narrow_weights_are_packed_where_they_fit_without_their_zero_point(
     op = next(op for op in imported.network.ops if op.kind == "conv2d")
     np.testing.assert_array_equal(op.constants["w"][:, 0, 0], values[:, :, 0, 0] - zero)
     assert op.attrs.get("weight_bits", 8) == bits
+
+
+def halves(values: np.ndarray, scale: np.ndarray, term: np.ndarray) -> onnx.ModelProto:
+    """A layer whose weights are INT2 and what an Add puts on top."""
+    model = layer(w=values.astype(ml_dtypes.int2), ws=scale, wz=np.zeros(6, ml_dtypes.int2))
+    model.opset_import[0].version, model.ir_version = 25, 13
+    at = next(i for i, node in enumerate(model.graph.node) if node.name == "the_conv")
+    model.graph.node[at].input[1] = "w_more"
+    model.graph.node.insert(at, helper.make_node("Add", ["wf", "term"], ["w_more"], "w_add"))
+    model.graph.initializer.append(numpy_helper.from_array(term, "term"))
+    return model
+
+
+def test_integers_of_two_bits_and_half_a_step_are_odd(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    values, scale = rng.integers(-2, 2, (6, 4, 1, 1)), rng.uniform(0.1, 0.3, 6).astype(np.float32)
+    term = (scale / 2).reshape(6, 1, 1, 1)
+    imported = checked(halves(values, scale, term), tmp_path, atol=0.051)
+    assert imported.notes == ()
+    op = next(op for op in imported.network.ops if op.kind == "conv2d")
+    np.testing.assert_array_equal(op.constants["w"][:, 0, 0], 2 * values[:, :, 0, 0] + 1)
+    np.testing.assert_array_equal(op.constants["w_scale"], scale / 2)
+    assert op.attrs["weight_bits"] == 2
+    model = halves(values, scale, term).SerializeToString()
+    twin = widened(model)
+    assert twin is not None
+    assert [node.op_type for node in onnx.load_from_string(twin).graph.node].count("Add") == 0
+    x = {"x": rng.standard_normal((1, 4, 5, 5)).astype(np.float32)}
+    np.testing.assert_array_equal(run_onnx(twin, x)["y"], run_onnx(model, x)["y"])
+
+
+@pytest.mark.parametrize("term", [
+    np.full((6, 1, 1, 1), 0.1, np.float32), np.full((1, 4, 1, 1), 0.1, np.float32),
+    np.float32(0.1), np.full((6, 4, 1, 1), 0.1, np.float32),
+])  # fmt: skip
+def test_other_terms_are_refused_by_name(term: np.ndarray, tmp_path: Path) -> None:
+    values = np.random.default_rng(3).integers(-2, 2, (6, 4, 1, 1))
+    scale = np.linspace(0.1, 0.3, 6).astype(np.float32)
+    model = halves(values, scale, np.asarray(term))
+    with pytest.raises(InputError, match=r"^node 'w_add' \(Add\): does not depend on any input"):
+        import_model(loaded(model, tmp_path), isolated=False)
+    twin = widened(model.SerializeToString())
+    assert twin is not None and "w_add" in [n.name for n in onnx.load_from_string(twin).graph.node]

@@ -171,9 +171,9 @@ def test_damaged_files_are_refused(net: ElasticNet, space: SearchSpace, tmp_path
     refused("values that no scale has", **{first: good[first] * np.float32("nan")})
     refused("values that no scale has", **{first: good[first] + np.float32(1000)})
     refused("the header does not say", __header__=np.array("{}"))
-    other = '{"format": "edgeopt-quantizers/1", "space": "other"}'
+    other = '{"format": "edgeopt-quantizers/2", "space": "other"}'
     refused("of space 'other'", __header__=np.array(other))
-    start = '{"format": "edgeopt-quantizers/1", "space": "tiny", "form": '
+    start = '{"format": "edgeopt-quantizers/2", "space": "tiny", "form": '
     for form in ('"group"', '{"granularity": "rows"}', '{"group": 4}', '{"granularity": 4}'):
         refused("states a form that is none", __header__=np.array(start + form + "}"))
     zeros = '{"granularity": "channel", "symmetric": false}'

@@ -43,11 +43,14 @@ def weights_of(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     """The stored weights of every layer, by the layer's name."""
     known = {item.name: item for item in model.graph.initializer}
     makers = {node.output[0]: node for node in model.graph.node}
-    return {
-        node.name: known[makers[node.input[1]].input[0]]
-        for node in model.graph.node
-        if node.op_type in ("Conv", "Gemm")
-    }
+    found = {}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm"):
+            maker = makers[node.input[1]]
+            if maker.op_type == "Add":
+                maker = makers[maker.input[0]]
+            found[node.name] = known[maker.input[0]]
+    return found
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -65,6 +68,8 @@ def test_weights_have_the_narrowest_type_that_holds_them(bits: int) -> None:
     for name in NAMES:
         op = layers[name]
         values = onnx.numpy_helper.to_array(stored[name]).astype(np.int8)
+        if bits == 2:  # halves of odd integers
+            values = 2 * values + np.int8(1)
         assert np.abs(values).max() == largest(bits)
         assert op.constants["w"].dtype == np.int8
         moved = values.transpose(0, 2, 3, 1) if values.ndim == 4 else values
@@ -133,6 +138,31 @@ def test_a_bias_that_outgrows_its_accumulators_coarsens_the_channel() -> None:
     np.testing.assert_allclose(op.constants["b"] * step, bias, rtol=1e-3)
 
 
+def test_two_bits_keep_odd_integers_where_they_cannot_be_zero() -> None:
+    """Scales of zero, biases that outgrow accumulators: as little as odd integers can say."""
+    model = small()
+    calibration = calibrate(model, models.images(model, 4))
+    w = np.random.default_rng(0).choice(np.array([-3, -1, 1, 3], np.int8), (12, 8, 1, 1))
+    scale = np.full(12, -0.01, np.float32)
+    scale[3], scale[5] = 0.0, 1e-12
+    bias = np.ones(12, np.float32)
+    plan = PrecisionPlan(layers={NAMES[2]: LayerPrecision(2)})
+    given = {NAMES[2]: StoredWeights(w, scale, 2, bias)}
+    quantized = quantize_model(model, calibration, plan=plan, stored=given)
+    network = import_network(quantized, isolated=False)
+    op = next(op for op in network.ops if op.name == NAMES[2])
+    assert op.attrs["weight_bits"] == 2
+    alive = np.array([i not in (3, 5) for i in range(12)])
+    np.testing.assert_array_equal(op.constants["w"][alive, 0, 0], -w[alive, :, 0, 0])
+    np.testing.assert_array_equal(op.constants["w_scale"][alive], np.float32(0.01))
+    step = calibration[_inputs(model, NAMES[2])[0]].scale
+    reach = 128 * step * np.abs(op.constants["w"]).sum((1, 2, 3)) * op.constants["w_scale"]
+    assert (reach[~alive] < 0.01).all()  # of a bias of 1
+    np.testing.assert_allclose(
+        op.constants["b"] * step * op.constants["w_scale"], bias, atol=float(step) * 0.01
+    )
+
+
 def test_stored_weights_that_do_not_fit_are_refused() -> None:
     model = small()
     calibration = calibrate(model, models.images(model, 4))
@@ -148,6 +178,8 @@ def test_stored_weights_that_do_not_fit_are_refused() -> None:
     ):  # fmt: skip
         with pytest.raises(InputError, match=message):
             quantize_model(model, calibration, plan=plan, stored=given)
+    with pytest.raises(InputError, match="are not odd, as two bits are"):
+        StoredWeights(w * np.int8(2), scale, 2)
     good = {"weight": w, "scale": scale, "bits": 4}
     for changed, message in (
         ({"weight": w * np.int8(8)}, r"do not fit 4 bits, \+-7"),
@@ -171,7 +203,7 @@ def test_layers_are_packed_where_there_is_a_kernel(monkeypatch: pytest.MonkeyPat
     assert {key.weight_bits for key in wide.keys} == {0}
 
     monkeypatch.setattr(
-        "edgeopt.codegen.lower.supported", lambda op, bits, target: op == "pointwise"
+        "edgeopt.codegen.lowbits.supported", lambda op, bits, target: op == "pointwise"
     )
     packed = lower(network, target)
     assert [k.key.weight_bits for k in packed.kernels if k.key.op == "pointwise"] == [4]

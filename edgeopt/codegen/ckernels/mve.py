@@ -80,14 +80,14 @@ def blocks_of_four(params: Array, header: int) -> Array:
     return np.concatenate([params[:header], blocks.reshape(-1)])
 
 
-def row_steps(w: Array) -> Array:
-    """Weights [outputs, inputs] as [whole fours of outputs, steps, 16].
+def row_steps(w: Array, outputs: int = LANES) -> Array:
+    """Weights [outputs, inputs] as [whole ``outputs``, steps, 16].
 
     The last step ends with the row, so it overlaps the one before: weights there are zero.
     """
     length = w.shape[1]
     steps = -(-length // VECTOR)
-    rows = np.zeros((round_up(len(w), LANES), steps, VECTOR), np.int8)
+    rows = np.zeros((round_up(len(w), outputs), steps, VECTOR), np.int8)
     whole = (steps - 1) * VECTOR
     rows[: len(w), : steps - 1] = w[:, :whole].reshape(len(w), steps - 1, VECTOR)
     last = w[:, whole:]

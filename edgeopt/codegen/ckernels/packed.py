@@ -94,21 +94,21 @@ def _length(key: OpKey) -> int:
 
 def _padded(w: Array, outputs: int, length: int) -> Array:
     """Zeros for outputs and inputs that are not there."""
-    found = np.zeros((round_up(len(w), outputs), round_up(w.shape[1], length)), np.int8)
+    found = np.zeros((round_up(len(w), outputs), round_up(w.shape[1], length)), w.dtype)
     found[: len(w), : w.shape[1]] = w
     return found
 
 
-def by_input(w: Array, bits: int) -> Array:
+def by_input(w: Array, bits: int, *, length: int = 1) -> Array:
     """Bytes with an input's weights of neighbouring outputs; the last has its sign, others a bias.
 
     Returns:
-        [outputs / fields, inputs], int8.
+        [outputs / fields, inputs in whole ``length``], int8.
     """
     fields = 8 // bits
-    padded = _padded(w, fields, 1)
+    padded = _padded(lowbits.fields(w, bits), fields, length)
     groups = padded.reshape(-1, fields, padded.shape[1]).transpose(0, 2, 1)
-    biased = lowbits.pack(np.ascontiguousarray(groups), bits)
+    biased = lowbits.join(np.ascontiguousarray(groups), bits)
     return (biased ^ 0x80).view(np.int8).reshape(groups.shape[:2])
 
 
@@ -139,11 +139,11 @@ class _Pairs(Packed):
     def layout(self, key: OpKey, w: Array) -> Array:
         """See ``gemm_w4.h`` and ``gemm_w2.h``."""
         if key.weight_bits == 4:
-            return by_input(_padded(w, CHANNELS, FOUR), 4).view(np.uint8)
-        padded = _padded(w, CHANNELS, 2 * FOUR)
+            return by_input(w, 4, length=FOUR).view(np.uint8)
+        padded = _padded(lowbits.fields(w, 2), CHANNELS, 2 * FOUR)
         # [channel pairs][eights] of [four][twos of it][even or odd][channel]
         split = padded.reshape(len(padded) // 2, 2, -1, 2, 2, 2).transpose(0, 2, 4, 3, 5, 1)
-        return lowbits.pack(np.ascontiguousarray(split), 2)
+        return lowbits.join(np.ascontiguousarray(split), 2)
 
     def ordered_pixels(self, key: OpKey, target: TargetSpec) -> int:
         """A block's inputs are widened before its outputs are written."""
@@ -296,17 +296,19 @@ class _Vectors(Packed):
 
     def layout(self, key: OpKey, w: Array) -> Array:
         """See ``mve_packed.h``."""
-        if np.abs(w.astype(np.int16)).max() > lowbits.largest(key.weight_bits):
-            raise ValueError(f"a weight does not fit {key.weight_bits} bits, symmetric")
-        rows = row_steps(w).astype(np.int16)
-        if key.weight_bits == 4:
+        bits = key.weight_bits
+        if not holds_signed(w, bits):
+            raise ValueError(f"a weight does not fit {bits} bits, symmetric")
+        if bits == 4:
+            rows = row_steps(w).astype(np.int16)
             # [block, 2 (of four: high), 2 (low), step, 16] -> [block, low, step, 16]
             split = rows.reshape(-1, 2, 2, *rows.shape[1:])
             joined = split[:, 0] + 16 * split[:, 1]
         else:
             # outputs 0, 2, 1 and 3 from below
-            split = rows.reshape(-1, 4, *rows.shape[1:])[:, [0, 2, 1, 3]]
-            joined = np.einsum("bfsv,f->bsv", split, 4 ** np.arange(4))
+            fields = _padded(lowbits.fields(w, 2), LANES, 1).reshape(-1, LANES, w.shape[1])
+            placed = fields[:, [0, 2, 1, 3]].astype(np.int16) << np.arange(0, 8, 2)[:, None]
+            joined = row_steps(placed.sum(axis=1).astype(np.int8), 1).astype(np.int16)
         return np.ascontiguousarray(joined.astype(np.int8)).view(np.uint8)
 
     def parameters(self, constants: Mapping[str, Array]) -> Array:
@@ -370,8 +372,13 @@ def widths(op: str) -> tuple[int, ...]:
 
 def holds(w: Array, bits: int, target: TargetSpec) -> bool:
     """Whether a target's kernels read such weights: vectors have no room for the smallest one."""
-    lowest = -lowbits.largest(bits)
-    return not isa_of(target).mve or int(w.min(initial=lowest)) >= lowest
+    return not isa_of(target).mve or holds_signed(w, bits)
+
+
+def holds_signed(w: Array, bits: int) -> bool:
+    """Whether fields that are not biased hold such weights."""
+    wide = w.astype(np.int16)
+    return lowbits.fits(w, bits) and int(np.abs(wide).max(initial=0)) <= lowbits.largest(bits)
 
 
 def rule(key: OpKey, target: TargetSpec) -> CTemplate | None:

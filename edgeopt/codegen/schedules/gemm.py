@@ -23,6 +23,7 @@ from edgeopt.codegen.schedules.template import (
 )
 from edgeopt.core.choice import Choice
 from edgeopt.core.kernels import OpKey
+from edgeopt.core.lowbits import fits
 from edgeopt.core.network import Array
 from edgeopt.core.target import TargetSpec
 
@@ -69,7 +70,11 @@ class Gemm(BaseTemplate):
     def pack(
         self, key: OpKey, target: TargetSpec, constants: Mapping[str, Array]
     ) -> dict[str, Array]:
-        """Weights to panels, zero points folded into the bias, all padded to whole vectors."""
+        """Weights to panels, zero points folded into the bias, all padded to whole vectors.
+
+        Raises:
+            ValueError: a weight does not fit the key's bits.
+        """
         plan = self.plan(key, target)
         weights = constants["w"]
         window = plan.window
@@ -78,6 +83,10 @@ class Gemm(BaseTemplate):
         spare = window.run_packed - window.run
         wide = plan.output_vectors * plan.lanes
         full = in_vectors(np.pad(grouped, ((0, 0), (0, 0), (0, 0), (0, spare))), plan)
+        if plan.is_packed and not fits(weights, plan.bits):
+            raise ValueError(f"a weight does not fit {plan.bits} bits")
+        if plan.bits == 2:  # outputs that are not there; there is no zero
+            full = np.where(full == 0, np.int8(1), full)
         isa = _isa(key, target)
         panels = []
         width = plan.vectors * plan.lanes
@@ -215,6 +224,6 @@ def rule(key: OpKey, target: TargetSpec) -> Template | None:
         return None
     if key.dtype == "i8" and key.residual:
         return None
-    if key.weight_bits and key.weight_bits not in packing.widths(key.op, known_isa(target)):
+    if key.weight_bits and not packing.reads(key, known_isa(target)):
         return None
     return GEMM

@@ -12,9 +12,10 @@ import math
 
 import numpy as np
 
-from edgeopt.codegen.schedules.gemm_plan import Plan
+from edgeopt.codegen.schedules.gemm_plan import Plan, plan_of, suited
 from edgeopt.codegen.schedules.isa import Isa
-from edgeopt.core.lowbits import PACKED_BITS
+from edgeopt.core.kernels import OpKey
+from edgeopt.core.lowbits import PACKED_BITS, fields
 from edgeopt.core.network import Array
 
 #: Depthwise layers have few weights and no such kernel.
@@ -24,6 +25,20 @@ OPS = frozenset({"pointwise", "conv2d", "linear"})
 def widths(op: str, isa: Isa) -> tuple[int, ...]:
     """Bits that packed weights of an operator may have."""
     return PACKED_BITS if op in OPS and isa.dot != "plain" else ()
+
+
+def reads(key: OpKey, isa: Isa) -> bool:
+    """Whether there is a kernel for a key with its packed weights.
+
+    Where runs of inputs are filled up to what a product consumes, weights must be zero, and of two
+    bits none is.
+    """
+    if key.weight_bits not in widths(key.op, isa):
+        return False
+    if key.weight_bits != 2:
+        return True
+    window = plan_of(key, suited(key, isa)).window
+    return window.run == window.run_packed
 
 
 def per_block(bits: int) -> int:
@@ -67,15 +82,10 @@ def group_bytes(plan: Plan, isa: Isa) -> int:
 
 
 def pack_panel(plan: Plan, isa: Isa, values: Array, vectors: int) -> Array:
-    """Weights of a panel, in the order in which they are read, as bytes.
-
-    Raises:
-        ValueError: a weight does not fit.
-    """
-    if values.min(initial=0) < -(1 << plan.bits - 1) or values.max(initial=0) >= 1 << plan.bits - 1:
-        raise ValueError(f"a weight does not fit {plan.bits} bits")
+    """Weights of a panel, in the order in which they are read, as bytes."""
+    unsigned = fields(values, plan.bits)
     pieces = []
-    for run in values.reshape(plan.window.taps_h * plan.window.taps_w, -1):
+    for run in unsigned.reshape(plan.window.taps_h * plan.window.taps_w, -1):
         at = 0
         for count, width in streams(plan, isa, vectors):
             pieces.append(_blocks(run[at : at + count * width], width, plan.bits, isa))
@@ -83,17 +93,24 @@ def pack_panel(plan: Plan, isa: Isa, values: Array, vectors: int) -> Array:
     return np.concatenate(pieces)
 
 
-def is_biased(isa: Isa) -> bool:
+def is_biased(isa: Isa, bits: int) -> bool:
     """Whether fields are stored unsigned: where bytes cannot be shifted with their sign."""
-    return isa.arch == "x86_64" and isa.dot == "quad"
+    return looks_up(isa, bits) or (isa.arch == "x86_64" and isa.dot == "quad")
+
+
+def looks_up(isa: Isa, bits: int) -> bool:
+    """Whether two fields of two bits at once are an index: a table has what either stands for."""
+    return bits == 2 and isa.byte_shuffle and isa.dot != "pair16"
 
 
 def _blocks(values: Array, width: int, bits: int, isa: Isa) -> Array:
     per = per_block(bits)
-    fields = values.astype(np.int16)
-    fields = np.pad(fields, (0, -fields.size % (per * width))).reshape(-1, per, width)
-    if is_biased(isa):
-        fields = fields + (1 << bits - 1)
-    fields = (fields & (1 << bits) - 1) << (np.arange(per) * bits)[:, None]
-    packed: Array = fields.sum(axis=1).astype(np.uint8).reshape(-1)
+    middle = 1 << bits - 1
+    filled = np.pad(
+        values.astype(np.int16), (0, -values.size % (per * width)), constant_values=middle
+    )
+    if not is_biased(isa, bits):
+        filled ^= np.int16(middle)
+    moved = filled.reshape(-1, per, width) << (np.arange(per) * bits)[:, None]
+    packed: Array = moved.sum(axis=1).astype(np.uint8).reshape(-1)
     return packed

@@ -5,9 +5,13 @@ EDGEOPT_INLINE void edgeopt_packed_conv2d(
     int32_t row, const int8_t *x, const uint8_t *w, const int32_t *params, int8_t *y,
     uint32_t *starts) {
     int8_t *const patches = (int8_t *)(starts + EDGEOPT_STARTS + 2 * taps);
+    const int32_t length = g->height * g->width * g->in_channels;
     const int32_t pixels = g->out_height * g->out_width;
     int32_t oy = 0;
     int32_t ox = 0;
+    for (int32_t k = 0; k < 4; ++k) { /* weights of two bits that are not there are not zero */
+        memset(patches + k * taps + length, 0, (size_t)(taps - length));
+    }
     for (int32_t p = 0; p < pixels; p += 4) {
         const int32_t now = edgeopt_min(pixels - p, 4);
         for (int32_t k = 0; k < now; ++k) {

@@ -1,15 +1,16 @@
-/* Weights of two bits, 2 too large each: a byte holds those of two channels for an even input and
- * the odd one behind it, from below. Bytes 0 and 2 of a word are one four of inputs, 1 and 3 the
- * next. Even inputs count 16 times, so that the sum of one channel counts 16 times wherever its
- * fields stand, that of the other 64 times. */
+/* Weights of two bits, as fields of half of what is 3 too large: a byte holds those of two channels
+ * for an even input and the odd one behind it, from below. Bytes 0 and 2 of a word are one four of
+ * inputs, 1 and 3 the next. Even inputs count 16 times, so that the sum of one channel's fields
+ * counts 16 times wherever they stand, and that of its weights 8 times; those of the other count 64
+ * and 32 times. */
 #if EDGEOPT_ASSEMBLY
 #define EDGEOPT_PAIR_W2(upper, lower)    \
     "and lr, r12, #" upper "\n\t"        \
     "and r12, r12, #" lower "\n\t"       \
     EDGEOPT_EIGHT_DOTS
 #define EDGEOPT_PLACE_W2(p, q)           \
-    "add " p ", r10, " p ", asr #4\n\t"  \
-    "add " q ", r11, " q ", asr #6\n\t"
+    "add " p ", r10, " p ", asr #3\n\t"  \
+    "add " q ", r11, " q ", asr #5\n\t"
 
 EDGEOPT_NAKED void edgeopt_four_pixels_w2(
     EDGEOPT_UNUSED const uint32_t *starts, EDGEOPT_UNUSED const uint8_t *w,
@@ -68,8 +69,8 @@ EDGEOPT_INLINE void edgeopt_pixels_w2(
         w += 4;
     }
     for (int32_t i = 0; i < count; ++i) {
-        const int32_t lower = edgeopt_shifted(p[i], 4, channel[0]);
-        const int32_t upper = edgeopt_shifted(q[i], 6, channel[2]);
+        const int32_t lower = edgeopt_shifted(p[i], 3, channel[0]);
+        const int32_t upper = edgeopt_shifted(q[i], 5, channel[2]);
         y[i * outputs] = (int8_t)edgeopt_byte(edgeopt_scaled(lower, channel[1]), zero);
         y[i * outputs + 1] = (int8_t)edgeopt_byte(edgeopt_scaled(upper, channel[3]), zero);
     }

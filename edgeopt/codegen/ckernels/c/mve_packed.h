@@ -1,12 +1,14 @@
 /* Rows as in mve_rows.h with weights of four or two bits: a byte is the sum of an input's weights
  * for two outputs, the second 16 times, or for four, each 4 times the one before. Rounding shifts
- * give back what stands above, since what stands below is less than half; so no field is biased,
- * and an output's sum is that of the byte less that of what stands above.
+ * give back what stands above, since what stands below is less than half; so no field of four bits
+ * is biased, and an output's sum is that of the byte less that of what stands above. Of two bits
+ * fields are 0 to 3, and shifts and a mask give what is no sign; weights are twice a field less 3,
+ * so the sum of the inputs comes in.
  *
  * In a block of four outputs, weights of four bits are bytes of outputs 0 and 2, then of 1 and 3;
  * of two bits, fields from below are those of outputs 0, 2, 1 and 3. */
 
-/* The sum of bytes shifted by `pre`, and of these shifted by `shift`, with two rows of inputs. */
+/* The sum of bytes after `pre`, and of these after `shift`, with two rows of inputs. */
 #define EDGEOPT_MVE_FIELDS_FIRST(pre, shift, u, v, w, a, b, c, d)    \
     do {                                                             \
         int8x16_t weights_;                                          \
@@ -14,12 +16,12 @@
             "vldrb.u8 %q[q], [%[p]], #16\n\t" pre                    \
             "vmladav.s8 %[s0], %q[x0], %q[q]\n\t"                    \
             "vmladav.s8 %[s2], %q[x1], %q[q]\n\t"                    \
-            "vrshr.s8 %q[q], %q[q], #" shift "\n\t"                  \
+            shift "\n\t"                                             \
             "vmladav.s8 %[s1], %q[x0], %q[q]\n\t"                    \
             "vmladav.s8 %[s3], %q[x1], %q[q]"                        \
             : [q] "=&t"(weights_), [p] "+r"(w), [s0] "=&Te"(a), [s1] "=&Te"(b), [s2] "=&Te"(c), \
               [s3] "=&Te"(d)                                         \
-            : [x0] "t"(u), [x1] "t"(v)                               \
+            : [x0] "t"(u), [x1] "t"(v), [lower] "t"(lower)           \
             : "memory");                                             \
     } while (0)
 
@@ -30,12 +32,12 @@
             "vldrb.u8 %q[q], [%[p]], #16\n\t" pre                    \
             "vmladava.s8 %[s0], %q[x0], %q[q]\n\t"                   \
             "vmladava.s8 %[s2], %q[x1], %q[q]\n\t"                   \
-            "vrshr.s8 %q[q], %q[q], #" shift "\n\t"                  \
+            shift "\n\t"                                             \
             "vmladava.s8 %[s1], %q[x0], %q[q]\n\t"                   \
             "vmladava.s8 %[s3], %q[x1], %q[q]"                       \
             : [q] "=&t"(weights_), [p] "+r"(w), [s0] "+&Te"(a), [s1] "+&Te"(b), [s2] "+&Te"(c), \
               [s3] "+&Te"(d)                                         \
-            : [x0] "t"(u), [x1] "t"(v)                               \
+            : [x0] "t"(u), [x1] "t"(v), [lower] "t"(lower)           \
             : "memory");                                             \
     } while (0)
 
@@ -48,27 +50,30 @@
             "vmladava.s8 %[s0], %q[x0], %q[q]\n\t"                   \
             "vldrb.u8 %q[x1], [%[r1]], #16\n\t"                      \
             "vmladava.s8 %[s2], %q[x1], %q[q]\n\t"                   \
-            "vrshr.s8 %q[q], %q[q], #" shift "\n\t"                  \
+            shift "\n\t"                                             \
             "vmladava.s8 %[s1], %q[x0], %q[q]\n\t"                   \
             "vmladava.s8 %[s3], %q[x1], %q[q]"                       \
             : [q] "=&t"(weights_), [x0] "=&t"(u_), [x1] "=&t"(v_), [p] "+r"(w), [r0] "+r"(x), \
               [r1] "+r"(z), [s0] "+&Te"(a), [s1] "+&Te"(b), [s2] "+&Te"(c), [s3] "+&Te"(d) \
-            :                                                        \
+            : [lower] "t"(lower)                                     \
             : "memory");                                             \
     } while (0)
 
 /* Which fields: both of four bits, the lower two of two bits, the upper two. */
 enum { EDGEOPT_FIELDS_W4, EDGEOPT_FIELDS_LOWER, EDGEOPT_FIELDS_UPPER };
-#define EDGEOPT_MVE_UPPER "vrshr.s8 %q[q], %q[q], #4\n\t"
-#define EDGEOPT_MVE_FIELDS(kind, how, ...)                                     \
-    do {                                                                       \
-        if ((kind) == EDGEOPT_FIELDS_W4) {                                     \
-            EDGEOPT_MVE_FIELDS_##how("", "4", __VA_ARGS__);                    \
-        } else if ((kind) == EDGEOPT_FIELDS_LOWER) {                           \
-            EDGEOPT_MVE_FIELDS_##how("", "2", __VA_ARGS__);                    \
-        } else {                                                               \
-            EDGEOPT_MVE_FIELDS_##how(EDGEOPT_MVE_UPPER, "2", __VA_ARGS__);     \
-        }                                                                      \
+#define EDGEOPT_MVE_LOWER "vand %q[q], %q[q], %q[lower]\n\t"
+#define EDGEOPT_MVE_UPPER "vshr.u8 %q[q], %q[q], #4\n\t"
+#define EDGEOPT_MVE_SECOND "vrshr.s8 %q[q], %q[q], #4"
+#define EDGEOPT_MVE_NEIGHBOUR "vshr.u8 %q[q], %q[q], #2"
+#define EDGEOPT_MVE_FIELDS(kind, how, ...)                                                  \
+    do {                                                                                    \
+        if ((kind) == EDGEOPT_FIELDS_W4) {                                                  \
+            EDGEOPT_MVE_FIELDS_##how("", EDGEOPT_MVE_SECOND, __VA_ARGS__);                  \
+        } else if ((kind) == EDGEOPT_FIELDS_LOWER) {                                        \
+            EDGEOPT_MVE_FIELDS_##how(EDGEOPT_MVE_LOWER, EDGEOPT_MVE_NEIGHBOUR, __VA_ARGS__);\
+        } else {                                                                            \
+            EDGEOPT_MVE_FIELDS_##how(EDGEOPT_MVE_UPPER, EDGEOPT_MVE_NEIGHBOUR, __VA_ARGS__);\
+        }                                                                                   \
     } while (0)
 
 /* Both rows with two fields; those of up to 32 inputs are in registers. */
@@ -76,6 +81,7 @@ EDGEOPT_INLINE void edgeopt_mve_fields(
     int32_t kind, const int8_t *first, const int8_t *second, int32_t length,
     const int8x16_t rows[4], const uint8_t **weights, int32_t sums[4]) {
     const uint8_t *w = *weights;
+    const uint8x16_t lower = vdupq_n_u8(15);
     const int8_t *x = first + 16;
     const int8_t *z = second + 16;
     int32_t a = 0, b = 0, c = 0, d = 0;
@@ -116,6 +122,19 @@ EDGEOPT_INLINE int32_t edgeopt_mve_less(int32_t sum, int32_t upper, int32_t bits
     return (int32_t)((uint32_t)sum - ((uint32_t)upper << bits));
 }
 
+/* -3 times the sum of a row of `length`. */
+EDGEOPT_INLINE int32_t edgeopt_mve_lack(const int8_t *x, int32_t length) {
+    int32_t sum = 0;
+    for (int32_t i = length / 16; i > 0; --i) {
+        sum = vaddvaq_s8(sum, vldrbq_s8(x));
+        x += 16;
+    }
+    if (length % 16 != 0) {
+        sum = vaddvaq_s8(sum, vldrbq_z_s8(x, vctp8q((uint32_t)length % 16)));
+    }
+    return -3 * sum;
+}
+
 /* Two rows of `length` with all outputs. */
 EDGEOPT_INLINE void edgeopt_mve_rows_packed(
     int32_t bits, const int8_t *first, const int8_t *second, int32_t length, int32_t outputs,
@@ -127,6 +146,9 @@ EDGEOPT_INLINE void edgeopt_mve_rows_packed(
     rows[1] = edgeopt_mve_part(second, length);
     rows[2] = length > 16 ? vldrbq_s8(first + length - 16) : rows[0];
     rows[3] = length > 16 ? vldrbq_s8(second + length - 16) : rows[1];
+    const int32_t lack = bits == 2 ? edgeopt_mve_lack(first, length) : 0;
+    const int32_t less = bits == 2 ? edgeopt_mve_lack(second, length) : 0;
+    const int32x4_t twice = vdupq_n_s32(2);
     for (int32_t o = 0; o < outputs; o += 4) {
         int32x4_t m, n;
         int32_t s[4], t[4];
@@ -143,10 +165,10 @@ EDGEOPT_INLINE void edgeopt_mve_rows_packed(
             EDGEOPT_MVE_ODD_FIRST(m, edgeopt_mve_less(t[0], t[1], 2), t[1]);
             EDGEOPT_MVE_ODD_FIRST(n, edgeopt_mve_less(t[2], t[3], 2), t[3]);
             edgeopt_mve_fields(EDGEOPT_FIELDS_LOWER, first, second, length, rows, &w, s);
-            EDGEOPT_MVE_EVEN_THEN(
-                m, edgeopt_mve_less(s[0], s[1], 2), edgeopt_mve_less(s[1], t[0], 2));
-            EDGEOPT_MVE_EVEN_THEN(
-                n, edgeopt_mve_less(s[2], s[3], 2), edgeopt_mve_less(s[3], t[2], 2));
+            EDGEOPT_MVE_EVEN_THEN(m, edgeopt_mve_less(s[0], s[1], 2), s[1]);
+            EDGEOPT_MVE_EVEN_THEN(n, edgeopt_mve_less(s[2], s[3], 2), s[3]);
+            m = vmlasq_n_s32(m, twice, lack);
+            n = vmlasq_n_s32(n, twice, less);
         }
         EDGEOPT_MVE_REQUANTIZE(m, n, block, zero);
         if (o + 4 <= outputs) {

@@ -144,8 +144,8 @@ EDGEOPT_INLINE void edgeopt_widen_sums(
             wide[0] = 0;
             wide[4] = 0;
         }
-        starts[p] = (uint32_t)sum * (bits == 2 ? 0u - 32u : 0u - 8u);
-        starts[4 + p] = bits == 2 ? (uint32_t)sum * (0u - 128u) : 0u;
+        starts[p] = (uint32_t)sum * (bits == 2 ? 0u - 24u : 0u - 8u);
+        starts[4 + p] = bits == 2 ? (uint32_t)sum * (0u - 96u) : 0u;
     }
 }
 

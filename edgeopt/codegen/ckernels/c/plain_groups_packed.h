@@ -1,8 +1,10 @@
-/* Convolutions of several groups with weights of four or two bits, all of them biased, in the order
+/* Convolutions of several groups with weights of four or two bits: fields that are 8 too large, or
+ * half of what is 3 too large, in the order
  * [outputs][height][width][inputs of a group]; one product at a time. */
 EDGEOPT_INLINE int32_t edgeopt_field(const uint8_t *w, int32_t at, int32_t bits) {
     const int32_t fields = 8 / bits;
-    return ((w[at / fields] >> (at % fields * bits)) & ((1 << bits) - 1)) - (1 << (bits - 1));
+    const int32_t field = (w[at / fields] >> (at % fields * bits)) & ((1 << bits) - 1);
+    return bits == 2 ? 2 * field - 3 : field - 8;
 }
 
 EDGEOPT_INLINE void edgeopt_plain_groups_packed(

@@ -1,7 +1,8 @@
 /* Weights of four or two bits in plain C: a byte has an input's, of two channels or of four. The
  * uppermost has its sign, those below are biased (8 or 2 too large), so that a shift leaves some
  * channels' fields as one number. Its sum less those of the fields above, and less the bias times
- * the sum of the inputs, is a channel's. */
+ * the sum of the inputs, is a channel's. Fields of two bits are -2 to 1 and stand for twice that
+ * and one more. */
 
 /* Products of two rows of inputs with a row of bytes, shifted in two ways. */
 EDGEOPT_INLINE void edgeopt_plain_fields(
@@ -124,30 +125,40 @@ EDGEOPT_SHARED void edgeopt_plain_put(
     z[channel] = edgeopt_stored(edgeopt_plain_alone(b, 0, 0, bias), factor, params);
 }
 
+/* Twice a sum of fields less those above, and the inputs' sum as often as the fields lack it. */
+EDGEOPT_INLINE int32_t edgeopt_plain_odd(int32_t sum, int32_t above, int32_t lack) {
+    const uint32_t fields = (uint32_t)sum - ((uint32_t)above << 2);
+    return (int32_t)(2u * fields + (uint32_t)lack);
+}
+
 EDGEOPT_INLINE void edgeopt_plain_rows_w2(
     const int8_t *first, const int8_t *second, int32_t length, int32_t outputs, const int8_t *w,
     const int32_t *params, int8_t *y, int8_t *z) {
-    const int32_t lack = -2 * edgeopt_plain_sum(length, first);
-    const int32_t less = -2 * edgeopt_plain_sum(length, second);
+    const int32_t sum = edgeopt_plain_sum(length, first);
+    const int32_t other = edgeopt_plain_sum(length, second);
+    const int32_t lack = -3 * sum;
+    const int32_t less = -3 * other;
     for (int32_t o = 0; o < outputs; o += 4) {
         int32_t s[4], t[4];
         edgeopt_plain_fields(length, first, second, w, 4, 6, t);
         if (o + 3 < outputs) {
-            edgeopt_plain_put(t[1], t[3], params, o + 3, y, z);
+            edgeopt_plain_put(
+                edgeopt_plain_odd(t[1], 0, sum), edgeopt_plain_odd(t[3], 0, other), params, o + 3,
+                y, z);
         }
         if (o + 2 < outputs) {
             edgeopt_plain_put(
-                edgeopt_plain_alone(t[0], t[1], 2, lack), edgeopt_plain_alone(t[2], t[3], 2, less),
+                edgeopt_plain_odd(t[0], t[1], lack), edgeopt_plain_odd(t[2], t[3], less),
                 params, o + 2, y, z);
         }
         edgeopt_plain_fields(length, first, second, w, 0, 2, s);
         if (o + 1 < outputs) {
             edgeopt_plain_put(
-                edgeopt_plain_alone(s[1], t[0], 2, lack), edgeopt_plain_alone(s[3], t[2], 2, less),
+                edgeopt_plain_odd(s[1], t[0], lack), edgeopt_plain_odd(s[3], t[2], less),
                 params, o + 1, y, z);
         }
         edgeopt_plain_put(
-            edgeopt_plain_alone(s[0], s[1], 2, lack), edgeopt_plain_alone(s[2], s[3], 2, less),
+            edgeopt_plain_odd(s[0], s[1], lack), edgeopt_plain_odd(s[2], s[3], less),
             params, o, y, z);
         w += length;
     }
