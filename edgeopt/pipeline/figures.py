@@ -160,21 +160,23 @@ def weight_bits(network: Network) -> tuple[Figure, ...]:
 
 
 def widened_notes(network: Network, artifact: Artifact) -> tuple[str, ...]:
-    """Layers whose narrow weights are stored as int8, because no kernel reads them packed."""
+    """Layers whose narrow weights are stored in more bits, because no kernel reads them."""
     bits = {op.name: op.attrs["weight_bits"] for op in network.ops if "weight_bits" in op.attrs}
     widened = [
-        (f"{bits[source]}", kernel.key.op, source)
+        (f"{bits[source]}", f"{kernel.key.weight_bits or 8}", kernel.key.op, source)
         for kernel in artifact.graph.kernels
         for source in kernel.sources
-        if source in bits and not kernel.key.weight_bits
+        if source in bits and (kernel.key.weight_bits or 8) != bits[source]
     ]
     notes = []
-    for width, op in sorted({(width, op) for width, op, _ in widened}):
-        names = [name for *kind, name in widened if kind == [width, op]]
+    for kind in sorted({found[:3] for found in widened}):
+        width, stored, op = kind
+        names = [found[3] for found in widened if found[:3] == kind]
         named = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        kept, kernel = ("as int8", "packed") if stored == "8" else (f"in {stored}", "narrower")
         notes.append(
-            f"weights of {width} bits are stored as int8 in {len(names)} {op} "
-            f"layer{'s' if len(names) > 1 else ''}, for which there is no packed kernel: {named}"
+            f"weights of {width} bits are stored {kept} in {len(names)} {op} "
+            f"layer{'s' if len(names) > 1 else ''}, for which there is no {kernel} kernel: {named}"
         )
     return tuple(notes)
 

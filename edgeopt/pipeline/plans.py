@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from edgeopt.codegen.lowbits import supported
+from edgeopt.codegen import lowbits
 from edgeopt.codegen.lower import lower
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InputError
 from edgeopt.core.files import read_bytes
-from edgeopt.core.kernels import WITH_WEIGHTS
+from edgeopt.core.kernels import WITH_WEIGHTS, OpKey
 from edgeopt.core.lowbits import PACKED_BITS
 from edgeopt.core.network import Network
 from edgeopt.core.precision import PrecisionPlan, read_plan
+from edgeopt.core.target import TargetSpec
 
 MAX_PLAN_BYTES = 16 * 2**20
 #: What a bundle calls the plan of its network.
@@ -47,32 +49,39 @@ def check_board(
         InputError: a layer that does not exist, or a precision that the board has no kernel for;
             it says which ones there are.
     """
-    kernels = {
-        source: kernel.key.op
-        for kernel in lower(network).kernels
-        if kernel.key.op in WITH_WEIGHTS
-        for source in kernel.sources
-    }
+    widths = widths_of(network, profile.target)
     layers = [op.name for op in network.ops if op.kind in ("conv2d", "linear")]
     plan.check(layers, where=where)
     for name, why in plan.obstacles(layers).items():
         raise InputError(
             f"{profile.name} cannot run it: {why}", where=f"{where}: layer {name!r}",
-            hint=f"{_known(kernels[name], profile)}, symmetric, one scale a channel or tensor",
+            hint=f"{_known(*widths[name])}, symmetric, one scale a channel or tensor",
         )  # fmt: skip
     for name, precision in plan.layers.items():
-        bits, op = precision.weight_bits, kernels[name]
-        if bits < 8 and not supported(op, bits, profile.target):
+        bits, (key, packed) = precision.weight_bits, widths[name]
+        if bits < 8 and bits not in packed:
+            others = lowbits.supported(key.op, bits, profile.target)
             raise InputError(
-                f"{profile.name} has no {op} kernel for weights of {bits} bits",
-                where=f"{where}: layer {name!r}", hint=_known(op, profile),
+                f"{profile.name} has no {key.op} kernel for weights of {bits} bits"
+                + (f" and sums of {key.weight_count // key.out_shape[-1]} products" * others),
+                where=f"{where}: layer {name!r}", hint=_known(key, packed),
             )  # fmt: skip
 
 
-def _known(op: str, profile: DeviceProfile) -> str:
-    bits = [bits for bits in PACKED_BITS if supported(op, bits, profile.target)]
-    named = ", ".join(str(width) for width in sorted([*bits, 8]))
-    return f"its {op} kernels take weights of {named} bits"
+def widths_of(network: Network, target: TargetSpec) -> dict[str, tuple[OpKey, tuple[int, ...]]]:
+    """Of each layer with weights its kernel as int8, and the widths that it has packed."""
+    found: dict[str, tuple[OpKey, tuple[int, ...]]] = {}
+    for kernel in lower(network).kernels:
+        if kernel.key.op in WITH_WEIGHTS:
+            key = replace(kernel.key, dtype="i8", out_dtype="i8", residual=False)
+            packed = tuple(b for b in PACKED_BITS if lowbits.stored_bits(key, b, target) == b)
+            found.update(dict.fromkeys(kernel.sources, (key, packed)))
+    return found
+
+
+def _known(key: OpKey, packed: tuple[int, ...]) -> str:
+    named = ", ".join(str(width) for width in (*packed, 8))
+    return f"its {key.op} kernels take weights of {named} bits"
 
 
 def average_bits(network: Network) -> float | None:

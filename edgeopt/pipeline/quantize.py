@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from edgeopt.codegen.lowbits import supported
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InfeasibleError, InputError
 from edgeopt.core.files import read_bytes, write_atomic
@@ -138,6 +137,10 @@ class _Run:
         self.prepared: Prepared = prepare(self.model, self.data.calibration)
         self._end("calibrate", f"{len(self.prepared.layers)} layers, "
                                f"{self.prepared.calibration.images} images")  # fmt: skip
+        self.packed = (
+            None if self.profile is None
+            else plans.widths_of(self.prepared.network, self.profile.target)
+        )  # fmt: skip
         self.widths = {name: self._widths(layer) for name, layer in self.prepared.layers.items()}
         self.exact = self._float_scores()
         self._begin("plan")
@@ -166,9 +169,7 @@ class _Run:
         return tuple(bits for bits in WIDTHS if bits == 8 or self._has(layer, bits))
 
     def _has(self, layer: PtqLayer, bits: int) -> bool:
-        if self.profile is None:
-            return True
-        return supported(operator_of(layer), bits, self.profile.target)
+        return self.packed is None or bits in self.packed[layer.name][1]
 
     def _check_kernels(self, plan: PrecisionPlan, where: str) -> None:
         """Refuse a plan that asks for what no kernel computes."""

@@ -176,13 +176,10 @@ def test_figures_on_a_board(cli: Cli, tmp_path: Path, model: Path, data: Path) -
 def test_precisions_that_a_board_lacks(
     cli: Cli, tmp_path: Path, model: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgeopt.pipeline import plans, quantize
-
     def only_pointwise(op: str, bits: int, target: object) -> bool:
         return op == "pointwise" and bits == 4
 
-    monkeypatch.setattr(plans, "supported", only_pointwise)
-    monkeypatch.setattr(quantize, "supported", only_pointwise)
+    monkeypatch.setattr("edgeopt.codegen.lowbits.supported", only_pointwise)
     run = ("quantize", model, "--data", data, "-q", "-d", "rpi4", "-o", tmp_path / "q.onnx")
     failed(cli(*run, "--precision", "w4"), 2, "rpi4 has no conv2d kernel for weights of 4 bits",
            "layer 'stem'", "its conv2d kernels take weights of 8 bits")  # fmt: skip
@@ -194,7 +191,7 @@ def test_precisions_that_a_board_lacks(
     bits = {row["name"]: row["bits"] for row in found["layers"]}
     assert bits["stem"] == bits["depth"] == bits["head"] == 8
     assert {bits["expand"], bits["project"]} <= {4, 8} and min(bits.values()) == 4
-    monkeypatch.setattr(quantize, "supported", lambda *_: False)
+    monkeypatch.setattr("edgeopt.codegen.lowbits.supported", lambda *_: False)
     failed(cli(*run, "--precision", "mixed", "--force"), 2, "kernels for weights of 8 bits only")
     failed(cli("quantize", model, "--data", data, "-d", "rpi44"), 2, "unknown device 'rpi44'")
 

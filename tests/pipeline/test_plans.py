@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgeopt import devices
+from edgeopt.codegen import lowbits
 from edgeopt.core.errors import InputError
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.precision import LayerPrecision, PrecisionPlan, read_plan, write_plan
@@ -126,7 +127,10 @@ def test_what_no_board_computes(
 def test_a_precision_that_the_board_has_no_kernel_for(
     request_: CompileRequest, written: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plans, "supported", lambda op, bits, target: op == "linear" and bits == 4)
+    def only_linear(op: str, bits: int, target: object) -> bool:
+        return op == "linear" and bits == 4
+
+    monkeypatch.setattr("edgeopt.codegen.lowbits.supported", only_linear)
     error = refused(request_, plan=written(PrecisionPlan(layers={LAYERS[1]: LayerPrecision(4)})))
     assert error.what == "nucleo-l4r5zi has no depthwise kernel for weights of 4 bits"
     assert error.hint == "its depthwise kernels take weights of 8 bits"
@@ -216,7 +220,7 @@ def test_a_bundle_carries_its_plan(request_: CompileRequest, written: Write, bit
     for kernel in manifest.kernels:
         key = OpKey.parse(kernel.key)
         if key.weight_count:
-            narrow = LAYERS[0] not in kernel.ops and plans.supported(key.op, bits, target)
+            narrow = LAYERS[0] not in kernel.ops and lowbits.supported(key.op, bits, target)
             assert kernel.weights == (f"w{bits}" if narrow else "i8")
             assert key.weight_bits == (bits if narrow else 0)
     widened = [k for k in manifest.kernels if k.weights == "i8" and LAYERS[0] not in k.ops]
@@ -230,6 +234,24 @@ def test_a_bundle_carries_its_plan(request_: CompileRequest, written: Write, bit
     assert "narrow weights read as int8" in twin.detail
     assert named["torch simulation ~ onnxruntime (float32)", proof.AS_WRITTEN].result == "passed"
     assert {check.result for check in manifest.checks} == {"passed"}
+
+
+def test_two_bits_take_four_where_there_is_no_zero_to_fill_up_with(
+    request_: CompileRequest, written: Write
+) -> None:
+    """The stem has three channels, no whole twos; named by the plan it is refused."""
+    named = PrecisionPlan(layers={LAYERS[0]: LayerPrecision(2)})
+    error = refused(request_, plan=written(named), device="local")
+    assert error.what == "local has no conv2d kernel for weights of 2 bits and sums of 27 products"
+    assert error.hint == "its conv2d kernels take weights of 4, 8 bits"
+    everywhere = PrecisionPlan(LayerPrecision(2))
+    manifest = compile_network(
+        dataclasses.replace(request_, plan=written(everywhere), device="local")
+    )
+    kept = {kernel.ops[0]: kernel.weights for kernel in manifest.kernels}
+    assert (kept[LAYERS[0]], kept[LAYERS[2]]) == ("w4", "w2")
+    note = "weights of 2 bits are stored in 4 in 1 conv2d layer"
+    assert f"{note}, for which there is no narrower kernel: {LAYERS[0]}" in manifest.notes
 
 
 def test_a_plain_plan_leaves_no_trace(request_: CompileRequest, written: Write) -> None:
