@@ -105,11 +105,16 @@ def _share(some: Sequence[KernelInfo], kernels: Sequence[KernelInfo]) -> str:
 def _charts(manifest: Manifest, points: Sequence[PointInfo]) -> list[tuple[str, str, Any]]:
     charts = []
     if points:
+        settled = (
+            " Of the first few, that is chosen whose narrow weights are measured to move its "
+            "outputs least for what is predicted: it may lie below the line."
+        )
         charts.append(
             (
                 "Search",
                 f"{len(points)} candidates by predicted accuracy and latency; the line joins those "
-                "that no other candidate within the budget beats in both.",
+                "that no other candidate within the budget beats in both."
+                + (settled if manifest.plan else ""),
                 _search_chart(manifest, points),
             )
         )

@@ -122,7 +122,7 @@ def test_from_budget_to_a_proven_bundle(
     assert {k.weights for k in manifest.kernels if k.name in precision.layers} == {"w2"}
     assert any("of the" in note and "that int8 takes" in note for note in manifest.notes)
     page = (out / "report.html").read_text()
-    assert str(plan) in page and "packed 2 bits" in page
+    assert str(plan) in page and "packed 2 bits" in page and "it may lie below the line" in page
     # the supernet's own integers are what runs
     network = import_model(parse_model((out / "model_int8.onnx").read_bytes())).network
     elastic = load_elastic(SPACE, entry.weights, entry.quantizers)
