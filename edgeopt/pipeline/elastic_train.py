@@ -1,10 +1,11 @@
 """Fine-tuning a trained supernet for every bit-width at once: `edgeopt train --quantize`.
 
 A step takes one subnet through three plans of bits, each guided by the one before: a high plan
-(eight bits, or four and eight mixed) learns the labels and the outputs of the frozen fp32 network
-of the largest subnet; a random plan (two to eight bits) and then a low one (two to four) learn the
-outputs of the plan above, blended with the largest's. Weights learn by SGD, scales and steps by
-Adam on their logarithms, slower the fewer the bits.
+(eight bits, or four and eight mixed) learns the labels and the outputs of the frozen largest
+subnet, as the run found it: in fp32, or at eight bits where that was fine-tuned before and has
+become better than fp32; a random plan (two to eight bits) and then a low one (two to four) learn
+the outputs of the plan above, blended with the largest's. Weights learn by SGD, scales and steps
+by Adam on their logarithms, slower the fewer the bits.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from edgeopt.ofa import plans
 from edgeopt.ofa.checkpoint import MAX_FILE_BYTES, load_weights
 from edgeopt.ofa.data import normalize
 from edgeopt.ofa.evaluate import fold_batch_norm, prepare
+from edgeopt.ofa.extract import StaticNet
 from edgeopt.ofa.loop import WEIGHTS, Loop, OnEvent, accuracy, run_workers
 from edgeopt.ofa.plans import BlockPlan, uniform
 from edgeopt.ofa.schedule import RunOptions, at_resolution
@@ -159,17 +161,15 @@ class Start:
     Attributes:
         weights: see `edgeopt.ofa.checkpoint.load_weights`.
         quantizers: of a supernet that was fine-tuned before; None to fit them to the weights.
-        guide: fp32 weights whose largest subnet guides; None for ``weights``.
     """
 
     weights: Path
     quantizers: Path | None = None
-    guide: Path | None = None
 
     @property
     def files(self) -> list[Path]:
         """Those that are given."""
-        return [path for path in (self.weights, self.quantizers, self.guide) if path is not None]
+        return [path for path in (self.weights, self.quantizers) if path is not None]
 
     def identity(self) -> str:
         """Digest of all files."""
@@ -178,15 +178,14 @@ class Start:
 
 
 def zoo_start(name: str) -> tuple[SearchSpace, Start]:
-    """Space and weights of a zoo entry; an elastic one goes on, guided by what it was made of.
+    """Space and weights of a zoo entry; an elastic one goes on, guided by its own largest.
 
     Raises:
         InputError: no such entry, or a file of it is missing, changed or malformed.
     """
     if name in elastic.names():
         entry = elastic.load(name)
-        guide = zoo.load(entry.card.base)
-        return entry.space, Start(entry.weights, entry.quantizers, guide.weights)
+        return entry.space, Start(entry.weights, entry.quantizers)
     base = zoo.load(name)
     return base.space, Start(base.weights)
 
@@ -220,12 +219,27 @@ def quantize_supernet(
             f"these quantizers are of another form than the options ask for: {net.form}",
             where=str(start.quantizers), hint="leave the quantizers out to fit new ones",
         )  # fmt: skip
-    load_weights(space, start.guide or start.weights)
     make = functools.partial(
         _make, space=space, start=start, data=data, out_dir=out_dir, options=options
     )
     result: QuantizeResult = run_workers(make, out_dir, options.workers, on_event)
     return result
+
+
+def guide_of(space: SearchSpace, start: Start, form: LayerPrecision, images: Tensor) -> StaticNet:
+    """The largest subnet as a run finds it, frozen: in fp32, or at eight bits if fine-tuned before.
+
+    Args:
+        space: the search space.
+        start: what the run starts from.
+        form: of the quantizers.
+        images: f32 [N,C,H,W], normalised, to measure batch-norm statistics on.
+    """
+    config = space.max_config()
+    if start.quantizers is None:
+        return fold_batch_norm(prepare(load_weights(space, start.weights), config, images))
+    net = load_elastic(space, start.weights, start.quantizers, form).eval()
+    return fold_batch_norm(net.prepare(config, uniform(space, 8), images).net)
 
 
 def _make(
@@ -244,10 +258,8 @@ class _Worker(Loop[QuantizeOptions, QuantizeResult]):
     ) -> None:  # fmt: skip
         self.start = start
         super().__init__(rank, space, data, out_dir, options, on_event, start.identity())
-        supernet = load_weights(space, start.guide or start.weights)
         real = normalize(self.train_set.images[:_STATISTICS], space)
-        teacher = space.max_config()
-        self.guide = fold_batch_norm(prepare(supernet, teacher, real))
+        self.guide = guide_of(space, start, options.form, real)
 
     def build(self) -> ElasticNet:
         net = self._started().train()

@@ -20,18 +20,20 @@ import torch.nn.functional as F
 from edgeopt import zoo
 from edgeopt.core.errors import InputError
 from edgeopt.core.space import SearchSpace, SubnetConfig, parse_space
-from edgeopt.ofa.checkpoint import save_weights
+from edgeopt.ofa.checkpoint import load_weights, save_weights
 from edgeopt.ofa.data import load_images, normalize
+from edgeopt.ofa.evaluate import prepare
 from edgeopt.ofa.genes import features
 from edgeopt.ofa.loop import CHECKPOINT, JOURNAL, accuracy
 from edgeopt.ofa.plans import uniform
 from edgeopt.ofa.schedule import TrainOptions, at_resolution
 from edgeopt.ofa.train import train
 from edgeopt.pipeline.elastic import ElasticNet
-from edgeopt.pipeline.elastic_files import load_elastic
+from edgeopt.pipeline.elastic_files import QUANTIZERS, load_elastic, save_elastic
 from edgeopt.pipeline.elastic_train import (
     QuantizeOptions,
     Start,
+    guide_of,
     quantize_supernet,
     zoo_start,
 )
@@ -155,7 +157,7 @@ def test_a_fine_tuned_supernet_is_where_another_run_starts(
     space: SearchSpace, data: Path, weights: Path, tmp_path: Path
 ) -> None:
     found = quantize_supernet(space, Start(weights), data, tmp_path / "first", SHORT)
-    start = Start(found.weights, found.quantizers, weights)
+    start = Start(found.weights, found.quantizers)
     still = replace(SHORT, epochs=1e-6, learning_rate=1e-9, scale_rate=0.0, kurtosis=0.0)
     again = quantize_supernet(space, start, data, tmp_path / "second", still)
     before = load_elastic(space, found.weights, found.quantizers).state_dict()
@@ -166,18 +168,17 @@ def test_a_fine_tuned_supernet_is_where_another_run_starts(
     for name in steps:
         torch.testing.assert_close(after[name], before[name])
     with pytest.raises(InputError, match="holds a run with another space, data set or options"):
-        quantize_supernet(space, Start(found.weights, found.quantizers), data,
-                          tmp_path / "second", still)  # fmt: skip
+        quantize_supernet(space, Start(found.weights), data, tmp_path / "second", still)
     with pytest.raises(InputError, match="no such quantizers file"):
         quantize_supernet(space, Start(weights, tmp_path / "none.npz"), data, tmp_path / "x", SHORT)
 
 
 def test_entries_of_the_zoo_are_starts() -> None:
     space, start = zoo_start("cifar_mbv3")
-    assert start.quantizers is None and start.guide is None and start.weights.exists()
+    assert start.quantizers is None and start.weights.exists()
     again, start = zoo_start("cifar_mbv3_q")
-    assert again == space and start.quantizers is not None and start.guide is not None
-    assert start.guide.parent.name == "cifar_mbv3" and start.weights.parent.name == "cifar_mbv3_q"
+    assert again == space and start.quantizers is not None
+    assert {path.parent.name for path in start.files} == {"cifar_mbv3_q"}
     with pytest.raises(InputError, match="no supernet 'cifar_mbv4' in the zoo"):
         zoo_start("cifar_mbv4")
 
@@ -197,6 +198,27 @@ def test_one_subnet_alone_and_its_plans(space: SearchSpace) -> None:
         assert len(set(low.genes)) == 1 and low.genes[0] < 8
     with pytest.raises(InputError, match="is not a subnet"):
         replace(SHORT, only="all").subnet(space, 0)
+
+
+def test_a_run_is_guided_by_the_largest_as_it_found_it(
+    space: SearchSpace, weights: Path, data: Path, tmp_path: Path
+) -> None:
+    images = normalize(load_images(data, "train", 16).images, space)
+    supernet = ElasticNet(load_weights(space, weights)).eval()
+    supernet.fit()
+    with torch.no_grad():
+        for parameter in supernet.quantizers.parameters():
+            parameter.mul_(1.05)  # what fitting again would not find
+    path, quantizers = tmp_path / "weights.npz", tmp_path / QUANTIZERS
+    save_elastic(supernet, path, quantizers)
+    with torch.no_grad():
+        fp32 = prepare(load_weights(space, path), space.max_config(), images)(images)
+        eight = supernet.prepare(space.max_config(), uniform(space, 8), images).net(images)
+        first = guide_of(space, Start(path), SHORT.form, images)(images)
+        later = guide_of(space, Start(path, quantizers), SHORT.form, images)(images)
+    torch.testing.assert_close(first, fp32)
+    torch.testing.assert_close(later, eight)
+    assert (fp32 - eight).abs().max() > 100 * (later - eight).abs().max()
 
 
 def test_subnets_of_every_size_are_drawn() -> None:
