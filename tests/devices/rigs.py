@@ -196,6 +196,22 @@ def tree(root: int) -> list[int]:
     return found
 
 
+def wait_until_idle(root: subprocess.Popen[bytes]) -> None:
+    """Return when every thread of a process and its descendants has waited at three looks."""
+    looks = 0
+    while looks < 3:
+        assert root.poll() is None, f"the process ended with {root.returncode}"
+        looks = looks + 1 if all(_waits(pid) for pid in tree(root.pid)) else 0
+        time.sleep(0.03)
+
+
+def _waits(pid: int) -> bool:
+    stats = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        stats = [task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return all(stat.rpartition(")")[2].split()[0] == "S" for stat in stats)
+
+
 def kill_tree(root: subprocess.Popen[bytes]) -> None:
     # outermost first: what vanishes does not live to say that its programs have ended
     for pid in tree(root.pid):
@@ -218,6 +234,9 @@ def tvm_server(tmp_path: Path, *options: str) -> Iterator[tuple[int, subprocess.
         while "bind to" not in (tmp_path / "server.log").read_text():
             assert server.poll() is None, (tmp_path / "server.log").read_text()
             time.sleep(0.05)
+        # A session forks a thread of the server, for good where another one holds a lock: those
+        # that start it are to be done before the first, however slow the machine is.
+        wait_until_idle(server)
         yield port, server
     finally:
         kill_tree(server)
