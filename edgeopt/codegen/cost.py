@@ -66,6 +66,9 @@ CODE_BYTES: Mapping[str, tuple[int | None, int | None, int | None]] = MappingPro
         "f32 pointwise": (940, 1150, 1440),
         "i8 pointwise": (1450, 1700, 2340),
         "i8 pointwise of calls": (210, 190, None),
+        "i8 pointwise.compact": (None, 1020, None),  # few inputs: nothing to share
+        "i8 pointwise.compact.w2": (None, 1090, None),
+        "i8 pointwise.compact.w4": (None, 1330, None),
         "i8 pointwise.w2": (1560, 4030, 1760),
         "i8 pointwise.w4": (1240, 3240, 1780),
         "f32 pointwise1": (620, 490, 750),
@@ -196,11 +199,12 @@ def code_class(key: OpKey, shared: Collection[Shared] = (), compact: bool = Fals
     name = key.op
     if any(not one.kind.startswith("table") for one in shared):
         return f"{name} of calls"
-    if name == "conv2d" and compact and key.precision == "i8":
-        return f"{name}.compact"
-    if name == "depthwise":
+    one = name in ("pointwise", "linear") and set(key.out_shape[:-1]) <= {1}
+    if compact and key.precision == "i8" and name in ("conv2d", "pointwise") and not one:
+        name += ".compact"
+    elif name == "depthwise":
         name += str(max(key.kernel))
-    elif name in ("pointwise", "linear") and set(key.out_shape[:-1]) <= {1}:
+    elif one:
         name += "1"
     return f"{name}.w{key.weight_bits}" if key.weight_bits else name
 
