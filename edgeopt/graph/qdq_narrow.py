@@ -8,6 +8,7 @@ and an Add of half a step say together is one odd int8 there.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,11 +52,16 @@ def widened(model: bytes) -> bytes | None:
 
 
 def _join_halves(model: ModelProto) -> bool:
-    """INT2 behind DequantizeLinear and an Add of half its scale as odd int8; whether any was."""
+    """INT2 behind DequantizeLinear and an Add of half its scale as odd int8; whether any was.
+
+    Left as they are: constants that others read too, and what such an Add shares its operand with.
+    """
     from onnx import TensorProto, numpy_helper
 
     graph = model.graph
     known = {item.name: item for item in graph.initializer}
+    uses = Counter(name for node in graph.node for name in node.input)
+    uses.update(value.name for value in graph.output)
     makers = {node.output[0]: node for node in graph.node}
     joined = False
     for add in [node for node in graph.node if node.op_type == "Add"]:
@@ -64,6 +70,8 @@ def _join_halves(model: ModelProto) -> bool:
             continue
         items = [known.get(name) for name in maker.input]
         if len(items) != 3 or any(item is None for item in items):
+            continue
+        if any(uses[name] > 1 for name in (*maker.input, maker.output[0])):
             continue
         weight, scale, zero = (item for item in items if item is not None)
         half = numpy_helper.to_array(scale) / np.float32(2)

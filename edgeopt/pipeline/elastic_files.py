@@ -117,7 +117,8 @@ def _header(value: Array | None, where: str) -> dict[str, object]:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise InputError(
             f"the header does not say {FORMAT}", where=where,
-            hint="was it written by another version of edgeopt?",
+            hint="was it written by another version of edgeopt? `edgeopt train --quantize --from` "
+            "weights.npz fits new ones",
         )  # fmt: skip
     return header
 

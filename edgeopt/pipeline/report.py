@@ -102,19 +102,26 @@ def _share(some: Sequence[KernelInfo], kernels: Sequence[KernelInfo]) -> str:
     return f"{100 * sum(k.latency_ns for k in some) / total_ns:.1f} % ({how})"
 
 
+#: Of plans that were searched within a latency or flash (`edgeopt.pipeline.replan`).
+_SETTLED = (
+    " Of the first few, that is chosen whose narrow weights are measured to move its outputs least "
+    "for what is predicted: it may lie below the line."
+)
+
+
 def _charts(manifest: Manifest, points: Sequence[PointInfo]) -> list[tuple[str, str, Any]]:
     charts = []
     if points:
-        settled = (
-            " Of the first few, that is chosen whose narrow weights are measured to move its "
-            "outputs least for what is predicted: it may lie below the line."
-        )
         charts.append(
             (
                 "Search",
                 f"{len(points)} candidates by predicted accuracy and latency; the line joins those "
                 "that no other candidate within the budget beats in both."
-                + (settled if manifest.plan else ""),
+                + (
+                    _SETTLED
+                    if manifest.plan and {"latency_ns", "flash_bytes"} & manifest.budget.keys()
+                    else ""
+                ),
                 _search_chart(manifest, points),
             )
         )

@@ -252,6 +252,22 @@ def test_integers_of_two_bits_and_half_a_step_are_odd(tmp_path: Path) -> None:
     np.testing.assert_array_equal(run_onnx(twin, x)["y"], run_onnx(model, x)["y"])
 
 
+@pytest.mark.parametrize("shared", ["wf", "ws"])
+def test_constants_that_others_read_stay_what_they_are(shared: str) -> None:
+    """Of the twin with int8: the operand of the Add, or the scale, is an output as well."""
+    rng = np.random.default_rng(3)
+    values, scale = rng.integers(-2, 2, (6, 4, 1, 1)), rng.uniform(0.1, 0.3, 6).astype(np.float32)
+    model = halves(values, scale, (scale / 2).reshape(6, 1, 1, 1))
+    model.graph.node.append(helper.make_node("Identity", [shared], ["seen"], "look"))
+    model.graph.output.append(helper.make_tensor_value_info("seen", TensorProto.FLOAT, None))
+    twin = widened(model.SerializeToString())
+    assert twin is not None
+    x = {"x": rng.standard_normal((1, 4, 5, 5)).astype(np.float32)}
+    ours, theirs = run_onnx(twin, x), run_onnx(model.SerializeToString(), x)
+    for name in ("y", "seen"):
+        np.testing.assert_array_equal(ours[name], theirs[name])
+
+
 @pytest.mark.parametrize("term", [
     np.full((6, 1, 1, 1), 0.1, np.float32), np.full((1, 4, 1, 1), 0.1, np.float32),
     np.float32(0.1), np.full((6, 4, 1, 1), 0.1, np.float32),

@@ -171,6 +171,7 @@ def test_damaged_files_are_refused(net: ElasticNet, space: SearchSpace, tmp_path
     refused("values that no scale has", **{first: good[first] * np.float32("nan")})
     refused("values that no scale has", **{first: good[first] + np.float32(1000)})
     refused("the header does not say", __header__=np.array("{}"))
+    refused("the header does not say", __header__=np.array('{"format": "edgeopt-quantizers/1"}'))
     other = '{"format": "edgeopt-quantizers/2", "space": "other"}'
     refused("of space 'other'", __header__=np.array(other))
     start = '{"format": "edgeopt-quantizers/2", "space": "tiny", "form": '
