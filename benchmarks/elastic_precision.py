@@ -1,6 +1,6 @@
 """One elastic supernet against the same subnets quantized alone, and the zoo entry's card.
 
-    EDGEOPT_DATA=... python benchmarks/elastic_precision.py [--steps 2040] [--work FOLDER] [--own]
+    EDGEOPT_DATA=... python benchmarks/elastic_precision.py [--steps 7887] [--work FOLDER] [--own]
                                                                 [--subnets smallest,middle]
 
 Every run starts from the fp32 zoo weights, with the plans and guides of `edgeopt train --quantize`.
@@ -8,7 +8,8 @@ The elastic supernet is the one that ships; a subnet alone gets ``--steps`` step
 fifth of the supernet's: what each of the card's five subnets has if all are made from one budget.
 With ``--own`` the elastic run is made here, of as many steps as the runs alone. Accuracies: uniform
 bits, quantized weights and float activations, batch norms measured on 2,000 training images, all
-test images. A run is resumed from --work.
+test images. A run is resumed from --work. Without --subnets' names nothing is trained. Last come the
+accuracies of the largest subnets that guide: of fp32 weights, and of the entry at eight bits.
 """
 
 from __future__ import annotations
@@ -30,7 +31,12 @@ from edgeopt.ofa.data import load_images, normalize
 from edgeopt.ofa.evaluate import count_right, fold_batch_norm
 from edgeopt.ofa.plans import uniform
 from edgeopt.pipeline.elastic_files import load_elastic
-from edgeopt.pipeline.elastic_train import QuantizeOptions, Start, quantize_supernet
+from edgeopt.pipeline.elastic_train import (
+    QuantizeOptions,
+    Start,
+    guide_of,
+    quantize_supernet,
+)
 from edgeopt.zoo import elastic
 from edgeopt.zoo.elastic import ElasticEntry
 
@@ -108,6 +114,29 @@ def _gaps(gaps: Mapping[int, float]) -> str:
     return "".join(f"{gaps[bits]:+8.2f}" for bits in WIDTHS)
 
 
+def guides(trial: Trial) -> None:
+    """Print what the largest subnet has, which guides: from fp32 weights, and from the entry."""
+    space, entry = trial.base.space, trial.shipped
+    if entry is None:
+        return
+    size = max(space.resolutions)
+    real = normalize(load_images(trial.data, "train", size).head(2000).images, space)
+    test = load_images(trial.data, "test", size)
+    images, labels = normalize(test.images, space), torch.from_numpy(test.labels).long()
+    form = trial.options.form
+    found = {
+        "fp32": guide_of(space, Start(trial.base.weights), form, real),
+        f"{entry.name} in w8": guide_of(space, Start(entry.weights, entry.quantizers), form, real),
+    }
+    print(f"largest subnet as a guide, {len(test):,} test images")
+    with torch.no_grad():
+        for name, net in found.items():
+            logits = torch.cat([net(part) for part in images.split(500)])
+            right = 100 * float((logits.argmax(1) == labels).float().mean())
+            nats = float(torch.nn.functional.cross_entropy(logits, labels))
+            print(f"{name:<26} {right:6.2f} %  {nats:.3f} nats a label")
+
+
 def card() -> None:
     """Print the shipped entries' losses beside the goals."""
     for name in elastic.names():
@@ -125,26 +154,31 @@ def card() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=2040)
-    parser.add_argument("--subnets", default="smallest,middle")
+    parser.add_argument("--steps", type=int, help="of runs alone; default: a fifth of the entry's")
+    parser.add_argument("--subnets", default="smallest,middle", help="those run alone, if any")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--work", type=Path)
     parser.add_argument("--own", action="store_true", help="train the elastic supernet here too")
     given = parser.parse_args()
-    names = given.subnets.split(",")
+    names = [name for name in given.subnets.split(",") if name]
     if unknown := sorted(set(names) - set(SUBNETS)):
         parser.error(f"no subnet {', '.join(unknown)}; there are {', '.join(SUBNETS)}")
     data = Path(os.environ.get("EDGEOPT_DATA", "")) / "cifar10" / "cifar10_jpeg.npz"
     if not data.is_file():
         sys.exit("set EDGEOPT_DATA to a folder that holds cifar10/cifar10_jpeg.npz")
+    entry = elastic.load("cifar_mbv3_q")
+    steps = given.steps or int(str(entry.card.training["steps"])) // 5
     options = QuantizeOptions(
-        epochs=given.steps * 128 / 50_000, workers=given.workers, evaluate_seconds=1e9
+        epochs=steps * 128 / 50_000, workers=given.workers, evaluate_seconds=1e9
     )
     with tempfile.TemporaryDirectory() as folder:
         work = given.work or Path(folder)
-        shipped = None if given.own else elastic.load("cifar_mbv3_q")
-        alone(Trial(zoo.load("cifar_mbv3"), data, work, options, shipped), given.steps, names)
+        shipped = None if given.own else entry
+        trial = Trial(zoo.load("cifar_mbv3"), data, work, options, shipped)
+        if names:
+            alone(trial, steps, names)
     card()
+    guides(trial)
 
 
 if __name__ == "__main__":
