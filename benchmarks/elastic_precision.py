@@ -8,8 +8,8 @@ The elastic supernet is the one that ships; a subnet alone gets ``--steps`` step
 fifth of the supernet's: what each of the card's five subnets has if all are made from one budget.
 With ``--own`` the elastic run is made here, of as many steps as the runs alone. Accuracies: uniform
 bits, quantized weights and float activations, batch norms measured on 2,000 training images, all
-test images. A run is resumed from --work. Without --subnets' names nothing is trained. Last come the
-accuracies of the largest subnets that guide: of fp32 weights, and of the entry at eight bits.
+test images. A run is resumed from --work. Without names in --subnets nothing is trained. Last come
+the accuracies of the largest subnets that guide: of fp32 weights, and of the entry at eight bits.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def card() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, help="of runs alone; default: a fifth of the entry's")
+    parser.add_argument("--steps", type=int, help="of runs alone; else a fifth of the entry's")
     parser.add_argument("--subnets", default="smallest,middle", help="those run alone, if any")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--work", type=Path)
