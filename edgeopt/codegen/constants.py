@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 
 from edgeopt.codegen.fuse import Group, is_clamp, key_shape
-from edgeopt.core import activations, affine
+from edgeopt.core import activations, affine, narrow
 from edgeopt.core.network import Array, Network, Op, Quant, Tensor
 
 Constants = Mapping[str, Array]
@@ -63,6 +63,22 @@ def accumulating(network: Network, group: Group, integer: bool) -> Constants:
     if group.activation is not None and not is_clamp(network, group.activation):
         found.update(table(network, group.activation))
     return found
+
+
+def have_words(constants: Constants) -> bool:
+    """Whether biases and multipliers of an accumulating integer kernel fit `core.narrow`'s words.
+
+    However activations are held: zero points are folded into the bias in as many ways.
+    """
+    w = constants["w"]
+    sums = w.reshape(w.shape[0], -1).astype(np.int64).sum(axis=1)
+    folded = constants["b"].astype(np.int64) - int(constants["qparams"][0]) * sums
+    for bias in (folded - offset * sums for offset in narrow.OFFSETS):
+        if np.abs(bias).max() >= 2**31:
+            return False
+        if not narrow.fits(bias.astype(np.int32), constants["multiplier"]):
+            return False
+    return True
 
 
 def spread(op: Op, y: Tensor) -> tuple[str, Array]:

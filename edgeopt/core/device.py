@@ -151,6 +151,7 @@ class DeviceProfile:
             cores=self.cores,
             threads=self.threads,
             compact=self.compact,
+            narrow=self.compact,
         )
 
     def memory(self) -> tuple[MemoryRegion, MemoryRegion]:

@@ -22,6 +22,8 @@ class TargetSpec:
         threads: how many threads a network's kernels are written for; each kernel is divided
             into at most so many parts.
         compact: prefer kernels of fewer bytes where those cost time.
+        narrow: store bias and multiplier of a channel in one word (`core.narrow`), at the cost of
+            some scratch; only for networks whose constants all have words.
     """
 
     arch: str
@@ -35,13 +37,14 @@ class TargetSpec:
     cores: int
     threads: int = 1
     compact: bool = False
+    narrow: bool = False
 
     @property
     def digest_text(self) -> str:
         """Everything that changes generated code, as one line: part of cache keys."""
         features = ",".join(sorted(self.features))
         threads = f" threads={self.threads}" if self.threads > 1 else ""
-        compact = " compact" if self.compact else ""
+        compact = " compact" * self.compact + " narrow" * self.narrow
         return (
             f"{self.triple} {self.mcpu} [{features}] v{self.vector_bits}x{self.vector_registers} "
             f"l1={self.l1d_bytes} l2={self.l2_bytes} cores={self.cores}{threads}{compact}"

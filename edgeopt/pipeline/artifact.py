@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from edgeopt.codegen import ckernels, cost, runner, schedules
 from edgeopt.codegen.abi import KernelFunction
 from edgeopt.codegen.blocks import fused
+from edgeopt.codegen.constants import have_words
 from edgeopt.codegen.lower import lower
 from edgeopt.codegen.order import order_for_memory
 from edgeopt.codegen.patches import Patches, best
@@ -15,7 +16,7 @@ from edgeopt.codegen.plan import check_plan, plan
 from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.errors import InputError
 from edgeopt.core.files import digest
-from edgeopt.core.kernels import Kernel, KernelGraph, MemoryPlan, OpKey
+from edgeopt.core.kernels import WITH_WEIGHTS, Kernel, KernelGraph, MemoryPlan, OpKey
 from edgeopt.core.network import Array, Network
 from edgeopt.core.target import TargetSpec
 from edgeopt.pipeline.cache import StageCache
@@ -92,7 +93,10 @@ def make_artifact(
     Raises:
         InputError: an operator that nothing can compile, by name; patches that cannot be.
     """
-    graph, division = _divided(fused(lower(network, target), target), target, patches)
+    lowered = fused(lower(network, target), target)
+    if target.narrow and not _has_words(lowered):
+        target = replace(target, narrow=False)
+    graph, division = _divided(lowered, target, patches)
     functions = []
     constants = []
     known = choices or {}
@@ -123,6 +127,15 @@ def make_artifact(
         tuple(constants[place] for place in places),
         memory,
         division,
+    )
+
+
+def _has_words(graph: KernelGraph) -> bool:
+    """Whether all biases and multipliers have words: what edgeopt quantized has, others seldom."""
+    return all(
+        have_words(kernel.constants)
+        for kernel in graph.kernels
+        if kernel.key.op in WITH_WEIGHTS and kernel.key.precision == "i8"
     )
 
 

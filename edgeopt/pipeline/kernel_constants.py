@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from edgeopt.codegen.schedules.pooling import is_uneven
+from edgeopt.core import narrow
 from edgeopt.core.affine import exponentials
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.lowbits import largest, nearest
@@ -119,10 +120,17 @@ def _accumulating(key: OpKey, random: np.random.Generator, integer: bool) -> dic
         }
     bits = key.weight_bits or 8
     drawn = random.uniform(-largest(bits) - 1, largest(bits) + 1, shape)
+    w = nearest(drawn, bits).astype(np.int8)
+    about = np.full(outputs, 1 / (74 * math.sqrt(fan)), np.float32)
+    multiplier = (about.view(np.int32) & ~0x3FFF | 0x2000).view(np.float32)
+    sums = w.reshape(outputs, -1).astype(np.int64).sum(axis=1)
+    # constants that have words (`core.narrow`), as those of networks
+    b = narrow.biases(random.uniform(-1000, 1000, outputs), sums, 3, multiplier)
+    assert b is not None
     found: dict[str, Array] = {
-        "w": nearest(drawn, bits).astype(np.int8),
-        "b": random.integers(-1000, 1000, outputs).astype(np.int32),
-        "multiplier": np.full(outputs, 1 / (74 * math.sqrt(fan)), np.float32),
+        "w": w,
+        "b": b,
+        "multiplier": multiplier,
         "qparams": np.array([3, -5, -128, 127], np.int32),
     }
     if key.activation == "lut":

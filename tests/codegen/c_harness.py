@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from kernel_harness import DTYPES, aligned
+from kernel_harness import DTYPES, aligned, with_words
 
 from edgeopt.codegen import ckernels
 from edgeopt.codegen.reference import run_kernel
@@ -53,8 +53,11 @@ def shapes_of(key: OpKey) -> list[tuple[int, ...]]:
 Case = tuple[list[np.ndarray], dict[str, np.ndarray]]
 
 
-def case(key: OpKey, seed: int) -> Case:
-    """Random inputs and constants, clamps and zero points among them."""
+def case(key: OpKey, seed: int, *, words: bool = False) -> Case:
+    """Random inputs and constants, clamps and zero points among them.
+
+    With ``words`` biases and multipliers have such, of all sizes.
+    """
     rng = np.random.default_rng(seed)
     inputs = [
         rng.integers(-128, 128, shape).astype(np.int8) if key.dtype == "i8"
@@ -66,6 +69,8 @@ def case(key: OpKey, seed: int) -> Case:
     if clamped and seed % 2:
         low, high = sorted(int(v) for v in rng.integers(-128, 128, 2))
         constants["qparams"][-2:] = low, high
+    if words and "b" in constants:
+        constants = with_words(constants, seed)
     return inputs, constants
 
 
@@ -123,7 +128,7 @@ def check(
     """Every kernel equals the reference, bit for bit."""
     library = build(keys, target, folder, *flags, compiler=compiler)
     for seed, key in enumerate(keys):
-        given = case(key, seed)
+        given = case(key, seed, words=target.narrow)
         found, wanted = run(library, key, target, given), expected(key, given, target)
         wrong = int((found != wanted).sum())
         assert not wrong, f"{key}: {wrong} of {wanted.size} differ"

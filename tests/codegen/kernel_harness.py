@@ -13,7 +13,7 @@ import numpy as np
 from edgeopt.codegen import build, schedules
 from edgeopt.codegen.abi import symbol_of
 from edgeopt.codegen.schedules import winograd_plan
-from edgeopt.core import activations, affine
+from edgeopt.core import activations, affine, narrow
 from edgeopt.core.choice import MODEL, Choice
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.target import TargetSpec
@@ -189,6 +189,24 @@ def case(key: OpKey, seed: int) -> Case:
         constants["scale"] = np.array([rng.uniform(0.01, 0.1)], np.float32)
         constants["qparams"] = np.array([zero()], np.int32)
     return inputs, constants
+
+
+def with_words(constants: Mapping[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
+    """Constants of an accumulating kernel, changed a little so that channels have words.
+
+    Biases are of all sizes that do.
+    """
+    rng = np.random.default_rng(seed)
+    bits = constants["multiplier"].view(np.int32) & ~0x3FFF | 0x2000
+    multiplier = (bits | rng.integers(0, 2, bits.shape, np.int32)).view(np.float32)
+    sums = constants["w"].reshape(len(constants["w"]), -1).astype(np.int64).sum(axis=1)
+    zero = int(constants["qparams"][0])
+    most = 2.0**15 * narrow.bias_steps(multiplier, coarse=True) - np.abs(sums) * 128 - 128
+    wanted = most * rng.choice((-1, 1), bits.shape) * 2.0 ** -rng.uniform(0, 12, bits.shape)
+    wanted += zero * sums
+    b = narrow.biases(wanted, sums, zero, multiplier)
+    assert b is not None
+    return {**constants, "b": b, "multiplier": multiplier}
 
 
 def qparams(key: OpKey, rng: np.random.Generator, zeros: tuple[int, ...]) -> np.ndarray:

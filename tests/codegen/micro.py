@@ -59,7 +59,9 @@ def check(
         AssertionError: naming each kernel that differs from the reference, and how.
     """
     target = machine.target
-    known = {key: c_harness.case(key, seed) for seed, key in enumerate(keys)} | dict(cases or {})
+    known = {
+        key: c_harness.case(key, seed, words=target.narrow) for seed, key in enumerate(keys)
+    } | dict(cases or {})
     folder.mkdir(exist_ok=True)
     (folder / "work.bin").write_bytes(_work(keys, machine, known))
     (folder / "kernels.c").write_text(ckernels.source(keys, target))

@@ -67,7 +67,9 @@ def test_clang_makes_the_same(
         ("-mcpu=cortex-m55", "-mfloat-abi=hard", "-isystem", str(headers)),
     )  # fmt: skip
     keys = c_harness.with_packed(KEYS)
-    micro.check(keys, m55, tmp_path, flags=("-O2",), compiler=by_clang)
+    short = replace(m55, target=replace(m55.target, narrow=True))
+    for machine, folder in ((m55, tmp_path / "wide"), (short, tmp_path / "short")):
+        micro.check(keys, machine, folder, flags=("-O2",), compiler=by_clang)
 
 
 def test_without_optimisation_the_compiler_says_what_is_wrong(m55: Machine, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from firmware_library import generated
 
 from edgeopt import devices
 from edgeopt.codegen import ckernels
-from edgeopt.core.kernels import OpKey
+from edgeopt.core.kernels import WITH_WEIGHTS, OpKey
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "emulated"))
 import shapes
@@ -51,12 +51,17 @@ def findings(
         if path.startswith(("include/", "src/")):
             (folder / path).parent.mkdir(exist_ok=True)
             (folder / path).write_bytes(content)
+    names = []
     for board in BOARDS:
-        source = ckernels.source(kinds_of_kernels(board), devices.load(board).target)
-        (folder / f"{board}.c").write_text(source)
+        usual, keys = devices.load(board), kinds_of_kernels(board)
+        # all widen constants alike
+        short = list({key.op: key for key in keys if key.op in WITH_WEIGHTS}.values())
+        for name, profile, some in ((board, usual, keys), (f"{board}-s", usual.compacted(), short)):
+            (folder / f"{name}.c").write_text(ckernels.source(some, profile.target))
+            names.append(name)
     found = set()
     # Each board's kernels are a program of their own: they have the same names.
-    for files in (["src"], *([f"{board}.c"] for board in BOARDS)):
+    for files in (["src"], *([f"{name}.c"] for name in names)):
         done = subprocess.run(
             [cppcheck, "--std=c99", "--platform=unix32", "--addon=misra", "--quiet",
              "--max-configs=3", "--enable=warning,style,performance,portability",

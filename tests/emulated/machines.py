@@ -189,13 +189,18 @@ def _case(index: int, job: Job, target: TargetSpec) -> str:
 _Known = tuple[list[np.ndarray], dict[str, np.ndarray], np.ndarray]
 
 
-def _case_of(key: OpKey, seed: int) -> _Known:
-    """Inputs, constants and the right output: of plain numpy where it knows the operator."""
+def _case_of(key: OpKey, seed: int, words: bool) -> _Known:
+    """Inputs, constants and the right output: of plain numpy where it knows the operator.
+
+    With ``words`` biases and multipliers have such.
+    """
     plain = key.op in harness.PLAIN and (key.op, key.dtype) != ("softmax", "i8")
     plain &= key.dtype == "f32" or key.op != "avgpool" or not any(key.pads)
     plain &= key.variant not in ("pixel", "linear", "index", "log")
     if plain and (key.inputs == 1 or key.variant != "channel"):
         inputs, constants = harness.case(key, seed)
+        if words and "b" in constants and key.dtype == "i8":
+            constants = harness.with_words(constants, seed)
         return inputs, constants, harness.reference(key, inputs, constants)
     rng = np.random.default_rng(seed)
     shapes = [key.in_shape] * key.inputs
@@ -218,7 +223,7 @@ def _work(jobs: Sequence[Job], target: TargetSpec, seed: int) -> tuple[bytes, li
         key = job.key
         template, function, bound = job.bind(target)
         if key not in known:
-            known[key] = _case_of(key, seed + len(known))
+            known[key] = _case_of(key, seed + len(known), target.narrow)
         inputs, constants, want = known[key]
         wanted.append(want)
         packed = template.pack(key, bound, constants)

@@ -23,6 +23,7 @@ from edgeopt.codegen.ckernels import (
     moving,
     mve,
     mve_maps,
+    narrow,
     packed,
     pooling,
 )
@@ -49,7 +50,7 @@ RULES: tuple[Callable[[OpKey, TargetSpec], CTemplate | None], ...] = (
 
 #: Order of the library's sections in a source file; each needs only what stands before it.
 SECTIONS = (
-    "base", "round", "float", "fixed", "placed", "accumulate",
+    "base", "narrow", "round", "float", "fixed", "placed", "accumulate",
     "dsp", "gather_dsp", "gemm_dsp", "pointwise_dsp", "conv_dsp", "conv_dsp_aligned",
     "packed_dsp", "conv_packed",
     "gemm_w4", "block_wBITS:4", "pointwise_wBITS:4", "conv_wBITS:4",
@@ -58,7 +59,7 @@ SECTIONS = (
     "depthwise_5_1", "depthwise_5_2", "depthwise_7_1", "depthwise_7_2",
     "plain_conv", "plain_rows", "plain_pointwise", "plain_patches", "plain_depthwise",
     "plain_packed", "plain_groups_packed",
-    "mve", "mve_rows", "mve_pointwise", "mve_patch", "mve_conv", "mve_depthwise",
+    "mve", "mve_narrow", "mve_rows", "mve_pointwise", "mve_patch", "mve_conv", "mve_depthwise",
     "mve_packed", "mve_conv_packed",
     "mve_table", "mve_mean", "mve_maxpool", "mve_add", "mve_mul",
     "maxpool", "avgpool", "mean", "extreme",
@@ -88,7 +89,7 @@ def find(key: OpKey, target: TargetSpec) -> CTemplate | None:
     for rule in (packed.rule,) if key.weight_bits else RULES:
         template = rule(key, target)
         if template is not None:
-            return template
+            return narrow.narrowed(template, key, target)
     return None
 
 

@@ -33,6 +33,7 @@ class _Mve(CTemplate):
     """What the templates share: parameters in blocks of four channels."""
 
     part: tuple[str, ...] = ()
+    channel_block = LANES
 
     def weight_bytes(self, key: OpKey) -> int:
         """Of the weights as they are packed."""

@@ -284,6 +284,7 @@ class _Vectors(Packed):
     """Rows of inputs with rows of bytes, 16 products an instruction."""
 
     part: tuple[str, ...] = ()
+    channel_block = LANES
 
     def channels(self, key: OpKey) -> int:
         """Whole fours."""

@@ -28,6 +28,9 @@ SCRATCH_ALIGNMENT_BYTES = 16
 class CTemplate(BaseTemplate):
     """One way to implement some kernel keys in C."""
 
+    #: Channels whose biases stand together, and then their multipliers, in an accumulating kernel.
+    channel_block = 1
+
     def sections(self, key: OpKey, target: TargetSpec) -> tuple[str, ...]:
         """Files of the library it calls, without their extension."""
         raise NotImplementedError

@@ -87,6 +87,7 @@ from edgeopt.codegen.schedules import (
     gemm,
     irb,
     layout,
+    narrow,
     pooling,
     softmax,
     winograd,
@@ -131,11 +132,13 @@ def select(key: OpKey, target: TargetSpec, choice: Choice = MODEL) -> Template |
         return (gemm.GEMM if choice.form == "d" else winograd.WINOGRAD).with_choice(choice)
     isa = isa_of(target)
     if choice.form and isa is not None and winograd_i8_plan.applies(key, isa):
-        return (gemm.GEMM if choice.form == "d" else winograd_i8.WINOGRAD_I8).with_choice(choice)
+        found = (gemm.GEMM if choice.form == "d" else winograd_i8.WINOGRAD_I8).with_choice(choice)
+        return narrow.narrowed(found, key, target)
     for rule in RULES:
         template = rule(key, target)
         if template is not None:
-            return template if choice == MODEL else template.with_choice(choice)
+            chosen = template if choice == MODEL else template.with_choice(choice)
+            return narrow.narrowed(chosen, key, target)
     return None
 
 
@@ -147,5 +150,6 @@ def shared_by(key: OpKey, target: TargetSpec) -> tuple[Shared, ...]:
 
 def is_compact(key: OpKey, target: TargetSpec) -> bool:
     """Whether a target that asks for few bytes gets another kernel for that."""
-    usual = replace(target, compact=False)
-    return target.compact and shared_by(key, target) != shared_by(key, usual)
+    wide = replace(target, narrow=False)
+    usual = replace(wide, compact=False)
+    return target.compact and shared_by(key, wide) != shared_by(key, usual)

@@ -18,7 +18,7 @@ from edgeopt.codegen.schedules.emit import Buffer, Builder, Expr, cast
 from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.mathfn import Requantizer
 from edgeopt.codegen.schedules.shared import Row, rows
-from edgeopt.codegen.schedules.shared_code import address, begin, call, look_up
+from edgeopt.codegen.schedules.shared_code import address, begin, call, look_up, widened
 from edgeopt.codegen.schedules.stage import fill_run
 from edgeopt.codegen.schedules.template import elements, is_table
 from edgeopt.core.kernels import OpKey
@@ -67,6 +67,7 @@ def emit(function: KernelFunction, plan: Plan, isa: Isa, sizes: Mapping[str, int
     """The kernel as a PrimFunc."""
     key = function.key
     b = Builder(function, {**sizes, "x0": elements(key.in_shape), "y": elements(key.out_shape)})
+    widened(b)
     outside: Buffer = None
     if plan.pad_bytes:
         outside = b.scratch_view("i8", 0, plan.pad_bytes)

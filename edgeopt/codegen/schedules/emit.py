@@ -175,6 +175,14 @@ class Builder:
         self.emit(tirx.DeclBuffer(buffer, data=pointer))
         return buffer
 
+    def elements(self, name: str) -> int:
+        """How many a buffer has."""
+        return int(self._buffers[name].shape[0])
+
+    def name(self, name: str, buffer: Buffer) -> None:
+        """What a name means from here on."""
+        self._buffers[name] = buffer
+
     @contextmanager
     def naming(self, **buffers: Buffer | View) -> Iterator[None]:
         """Statements for which these names mean other buffers, or parts of them."""

@@ -30,6 +30,7 @@ def emit(function: KernelFunction, plan: Plan, isa: Isa, sizes: Mapping[str, int
     key = function.key
     shapes = {"x0": elements(key.in_shape), "y": elements(key.out_shape)}
     b = Builder(function, {**sizes, **shapes, "residual": shapes["y"]})
+    shared_code.widened(b)
     product(b, key, plan, isa)
     if key.dtype == "i8":
         b.keep_loops()

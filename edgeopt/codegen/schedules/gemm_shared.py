@@ -18,7 +18,7 @@ from edgeopt.codegen.schedules.gemm_run import Run
 from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.mathfn import Requantizer
 from edgeopt.codegen.schedules.shared import Panel, Stage, of_stage, panels
-from edgeopt.codegen.schedules.shared_code import address, begin, call, look_up
+from edgeopt.codegen.schedules.shared_code import address, begin, call, look_up, widened
 from edgeopt.codegen.schedules.stage import copy_run
 from edgeopt.codegen.schedules.template import elements, is_table
 
@@ -101,6 +101,7 @@ def emit(kernel: KernelFunction, plan: Plan, isa: Isa, sizes: Mapping[str, int])
     shapes = {"x0": elements(key.in_shape), "y": elements(key.out_shape)}
     b = Builder(kernel, {**sizes, **shapes})
     b.keep_loops()
+    widened(b)
     source = b.scratch_view(staged.dtype, 0, staged.elements)
     cols, lanes = window.out_cols, plan.lanes
     chunk = cols * window.run

@@ -28,6 +28,8 @@ from edgeopt.core.kernels import OpKey
 _MANY_BYTES = 512
 #: Elements at once of operators on two maps.
 _SWEPT = 16
+#: Channels whose constants are widened at once.
+WIDEN_AT_ONCE = 8
 
 
 class Shared(Protocol):
@@ -121,6 +123,27 @@ class LookUp:
         from edgeopt.codegen.schedules import shared_code
 
         return shared_code.table_of(self, isa)
+
+
+@dataclass(frozen=True, slots=True)
+class Widen:
+    """Brings words (`core.narrow`), whole eights, to biases and multipliers in scratch."""
+
+    @property
+    def symbol(self) -> str:
+        """Its name."""
+        return f"{SHARED}widen"
+
+    @property
+    def kind(self) -> str:
+        """Its class in the estimates of code."""
+        return "widen"
+
+    def primfunc(self, isa: Isa) -> Any:
+        """Its code."""
+        from edgeopt.codegen.schedules import shared_code
+
+        return shared_code.widen()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgeopt.codegen.abi import KernelFunction
-from edgeopt.codegen.schedules import gemm_reduce, table
+from edgeopt.codegen.schedules import gemm_reduce, shared_code, table
 from edgeopt.codegen.schedules.emit import Builder, Expr, cast, const, tirx
 from edgeopt.codegen.schedules.isa import Isa
 from edgeopt.codegen.schedules.mathfn import Requantizer
@@ -28,6 +28,7 @@ class _Emitter:
         self.key, self.plan, self.isa = key, plan, isa
         shapes = {"x0": elements(key.in_shape), "y": elements(key.out_shape)}
         self.b = b = Builder(function, {**sizes, **shapes})
+        shared_code.widened(b)
         staged = plan.stage_elements(key.in_shape[-1])
         inputs = PRODUCTS * plan.input_stride
         self.staged = b.scratch_view("i16", 0, staged)
