@@ -14,6 +14,7 @@ from edgeopt.core.precision import LayerPrecision, PrecisionPlan
 from edgeopt.graph import qdq_build, qdq_sites
 from edgeopt.quant import ranges, scales, weights
 from edgeopt.quant.calibration import Calibration
+from edgeopt.quant.narrow import narrowed_layers
 from edgeopt.quant.weights import StoredWeights
 
 if TYPE_CHECKING:
@@ -229,4 +230,5 @@ def quantize_model(
         )
         for layer in sites.layers
     }
+    layers = narrowed_layers(graph, sites, calibration, layers)
     return qdq_build.build(graph, sites, calibration, layers, narrow)

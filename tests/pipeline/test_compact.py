@@ -125,7 +125,7 @@ def test_a_budget_of_flash_is_kept_with_compact_kernels(
     keys = [OpKey.parse(kernel.key) for kernel in manifest.kernels]
     target = devices.load("local").target
     usual = linked_bytes(keys, target, StageCache(None))
-    compact = linked_bytes(keys, replace(target, compact=True), StageCache(None))
+    compact = linked_bytes(keys, replace(target, compact=True, narrow=True), StageCache(None))
     assert compact == code.value < 0.9 * usual
 
 

@@ -102,7 +102,8 @@ def test_exports_exactly_the_integers_of_the_supernet(net: ElasticNet, space: Se
         if op.kind == "conv2d":
             own = own.transpose(0, 2, 3, 1)
         assert np.array_equal(weight.reshape(own.shape), own), name
-        assert np.allclose(op.constants["w_scale"], np.abs(stored[name].scale), rtol=1e-6)
+        # but for what makes constants short: see tests/quant/test_short_constants.py
+        assert np.allclose(op.constants["w_scale"], np.abs(stored[name].scale), rtol=0.01)
         checked += 1
     assert checked == len(stored)
 
