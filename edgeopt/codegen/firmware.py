@@ -206,6 +206,21 @@ def run_firmware(
     )
 
 
+def linked_bytes(
+    files: Mapping[str, bytes], net: FirmwareNet, machine: Machine, compiler: Compiler
+) -> int:
+    """What a bundle's library adds to the flash of a linked image, as `run_firmware` states it.
+
+    Raises:
+        ToolError: the compiler fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgeopt-") as folder:
+        library = _Library(files, net, compiler, Path(folder))
+        return (
+            library.size(machine, "filled").flash_bytes - library.size(machine, "empty").flash_bytes
+        )
+
+
 def _variables(image: machines.Image) -> int:
     """Bytes of the variables in an image; sections are rounded, so symbols are asked."""
     ram = image.machine.ram

@@ -151,7 +151,7 @@ def compile_network(request: CompileRequest, progress: Progress = no_progress) -
 
     run.start("device")
     profile = devices.load(request.device, request.profile_dirs).with_threads(request.threads)
-    if profile.kind == "linux" and request.budget.flash_bytes is not None:
+    if request.budget.flash_bytes is not None:
         # Nothing is known by measuring of the kernels that flash is saved with.
         profile = profile.compacted(not request.strict)
     precisions = _precisions(request.precision, profile)
@@ -218,7 +218,7 @@ def _compile(
     if asked.flash_bytes is not None and _is_compact(artifact):
         usual = profile.compacted(False)
         faster = made(usual)
-        if _is_within(asked.flash_bytes, faster, request.name, run.cache):
+        if _is_within(asked.flash_bytes, faster, request.name, run.cache, board):
             profile, artifact = usual, faster
     if request.tune is not None:
         model = figures.model_for(profile, strict=request.strict, any_table=request.any_table)
@@ -386,30 +386,44 @@ def _has_plenty(
     )
 
 
-def _is_within(flash_bytes: int, artifact: Artifact, name: str, cache: StageCache) -> bool:
+def _is_within(
+    flash_bytes: int, artifact: Artifact, name: str, cache: StageCache, board: firmware.Board | None
+) -> bool:
     """Whether constants and code take no more; what is far too large is not compiled for that."""
     code: dict[str, int] = {}
-    for key in artifact.graph.keys:
+    for key in artifact.graph.keys if board is None else ():
         code |= cost.code_bytes(key, artifact.target)
     if artifact.weight_bytes + _SURELY * sum(code.values()) > flash_bytes:
         return False
     kernels, _ = build_kernels(artifact, name, cache)
+    if board is not None:
+        return firmware.linked_bytes(name, board, artifact, kernels) <= flash_bytes
     return artifact.weight_bytes + object_size(kernels).code_bytes <= flash_bytes
 
 
 def _is_compact(artifact: Artifact) -> bool:
-    """Whether kernels differ from usual ones, to take fewer bytes."""
+    """Whether kernels or their constants differ from usual ones, to take fewer bytes."""
+    return artifact.target.narrow or _shares_code(artifact)
+
+
+def _shares_code(artifact: Artifact) -> bool:
     return any(schedules.is_compact(key, artifact.target) for key in artifact.graph.keys)
 
 
 def _compact_notes(artifact: Artifact) -> tuple[str, ...]:
     """What kernels that take few bytes cost."""
-    if not _is_compact(artifact):
-        return ()
-    return (
-        "compiled for few bytes, as --flash asks: kernels share their code, which makes networks "
-        "an eighth to a quarter slower (docs/compile.md)",
-    )
+    notes = []
+    if _shares_code(artifact):
+        notes.append(
+            "compiled for few bytes, as --flash asks: kernels share their code, which makes "
+            "networks an eighth to a quarter slower (docs/compile.md)"
+        )
+    elif _is_compact(artifact):
+        notes.append(
+            "compiled for few bytes, as --flash asks: bias and multiplier of a channel are one "
+            "word, and brought to two in scratch (docs/compile.md)"
+        )
+    return tuple(notes)
 
 
 def _notes(artifact: Artifact, request: CompileRequest) -> tuple[str, ...]:

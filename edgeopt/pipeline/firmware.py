@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from edgeopt.codegen import ckernels, firmware, machines, verify
+from edgeopt.codegen import ckernels, emit, firmware, machines, runner, verify
 from edgeopt.codegen.firmware import FirmwareNet, FirmwareRun
 from edgeopt.codegen.machines import Machine
 from edgeopt.codegen.reference import run_kernels
+from edgeopt.codegen.schedules.template import NUMPY
 from edgeopt.codegen.testvectors import TestVectors
 from edgeopt.codegen.toolchain import Compiler
 from edgeopt.core.device import DeviceProfile
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
 
 #: Stack that is set aside before the compiler has said how much a network takes.
 STACK_ALLOWANCE_BYTES = 512
-#: Code of a searched network's kernels and runner, about: subnets differ little.
-CODE_BYTES = 11_000
+#: Code of a searched network's kernels and runner, about: subnets differ little. What brings short
+#: constants to scratch comes to that.
+CODE_BYTES, NARROW_CODE_BYTES = 11_000, 700
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,11 @@ class Board:
     def where(self) -> str:
         """For reports: the core, and what plays it."""
         return f"{self.machine.core} under {self.machine.qemu[0]} ({self.machine.board})"
+
+
+def code_bytes(profile: DeviceProfile) -> int:
+    """Code of a searched network's kernels and runner, estimated."""
+    return CODE_BYTES + (NARROW_CODE_BYTES if profile.target.narrow else 0)
 
 
 def board_of(profile: DeviceProfile) -> Board:
@@ -260,6 +267,28 @@ def weigh(
 
     stored, hit = cached("firmware", inputs, make)
     return msgspec.json.decode(stored["firmware.json"], type=Weighed), hit
+
+
+def linked_bytes(name: str, board: Board, artifact: Artifact, kernels: bytes) -> int:
+    """Constants and code of a network in an image linked for the board.
+
+    Raises:
+        ToolError: the compiler fails.
+    """
+    code = emit.render(
+        artifact.graph, artifact.plan, artifact.functions, artifact.constants,
+        {artifact.kernel_file: kernels}, name=name, origin=emit.Origin(""),
+        constant_alignment_bytes=runner.constant_alignment(artifact.target), programs=False,
+    )  # fmt: skip
+    tensors = artifact.graph.tensors
+    none = {
+        side: {
+            name: np.zeros((1, *tensors[name].shape), NUMPY[tensors[name].dtype]) for name in names
+        }
+        for side, names in (("in", artifact.graph.inputs), ("out", artifact.graph.outputs))
+    }
+    net = FirmwareNet.of(name, TestVectors(none["in"], none["out"]), len(artifact.graph.kernels), 0)
+    return firmware.linked_bytes(code.files, net, board.machine, board.compiler)
 
 
 def checked_again(

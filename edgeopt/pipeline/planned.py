@@ -115,7 +115,7 @@ class PlanCosts:
         ram_bytes = found.arena_bytes
         if self.profile.kind == "firmware":  # which also states what is beside the arena
             ram_bytes += firmware.outside_bytes(found.keys)
-            code_bytes = firmware.CODE_BYTES
+            code_bytes = firmware.code_bytes(self.profile)
         else:
             code_bytes = code(found)
         return Costs(

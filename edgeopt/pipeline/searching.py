@@ -48,7 +48,7 @@ def search_entry(
         ram_bytes, code_bytes = found.arena_bytes, found.code_bytes_estimate
         if profile.kind == "firmware":  # which also states what is beside the arena
             ram_bytes += firmware.outside_bytes(found.keys)
-            code_bytes = firmware.CODE_BYTES
+            code_bytes = firmware.code_bytes(profile)
         return Costs(
             latency=latency.predict(found.keys),
             ram_bytes=ram_bytes,
