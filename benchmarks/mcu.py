@@ -86,8 +86,10 @@ def vectors_of(artifact: Artifact, network: Network | KernelGraph, count: int) -
     for _ in range(count):
         given = {}
         for name in network.inputs:
-            shape = network.tensors[name].shape
-            given[name] = rng.integers(-128, 128, shape).astype(np.int8)
+            tensor = network.tensors[name]
+            given[name] = rng.integers(-128, 128, tensor.shape).astype(np.int8)
+            if tensor.dtype == "f32":
+                given[name] = rng.uniform(-2, 2, tensor.shape).astype(np.float32)
             inputs[name].append(given[name])
         for name, value in run_kernels(artifact.graph, given, fixed=fixed).items():
             outputs[name].append(value)
