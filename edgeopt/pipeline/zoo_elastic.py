@@ -64,8 +64,8 @@ class ElasticOptions:
     """How much is measured."""
 
     pairs: int = 210  # drawn
-    promising: int = 240  # searched with the predictor of what was measured before
-    rounds: int = 8  # that these are searched in
+    promising: int = 600  # searched with the predictor of what was measured before
+    rounds: int = 20  # that these are searched in
     pair_images: int | None = None  # None: all
     exact_subnets: int = 5
     exact_images: int | None = None
