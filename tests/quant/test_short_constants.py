@@ -39,6 +39,15 @@ def test_every_layer_that_is_exported_has_words(
     assert [kernel.name for kernel in layers(made) if not have_words(kernel.constants)] == []
 
 
+def test_one_scale_for_all_weights_has_words_too() -> None:
+    model = models.mobile(1)
+    plan = PrecisionPlan(LayerPrecision(granularity="tensor"))
+    made = quantize_model(model, calibrate(model, models.images(model, 8)), plan=plan)
+    found = layers(made)
+    assert all(have_words(kernel.constants) for kernel in found)
+    assert all(len(set(kernel.constants["multiplier"].tolist())) == 1 for kernel in found)
+
+
 def test_they_are_as_accurate_as_any(monkeypatch: pytest.MonkeyPatch) -> None:
     """From network to network the error differs by a tenth up or down, and on average by little."""
     ratios = []
