@@ -10,7 +10,9 @@ so only their ratio counts.
 
 Then test images that integer networks classify correctly, computed exactly as on the board, with
 scales and biases as they are exported, and as nearest to the float network: what choosing them for
-short constants costs.
+short constants costs. And the share of outputs that onnxruntime computes alike in integers and,
+with the same model as written, in float, which rounds on the way: multipliers with odd mantissas
+keep sums away from halves.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import onnx
+import onnxruntime
 import torch
 from mcu import firmware_run, vectors_of
 
@@ -43,7 +47,7 @@ from edgeopt.pipeline import bundle
 from edgeopt.pipeline.artifact import Artifact, build_kernels, make_artifact
 from edgeopt.pipeline.cache import StageCache, default_cache_dir
 from edgeopt.pipeline.elastic import ElasticNet
-from edgeopt.pipeline.elastic_evaluate import count_exactly
+from edgeopt.pipeline.elastic_evaluate import count_exactly, session_of
 from edgeopt.pipeline.elastic_files import load_elastic
 from edgeopt.quant import export
 from edgeopt.quant.calibration import calibrate
@@ -76,14 +80,19 @@ class Timed:
         return statistics.median(json.loads(text)["samples_ns"])
 
 
-def network_of(entry: ElasticEntry, net: ElasticNet, config: SubnetConfig, bits: int) -> bytes:
-    """The integer network as it is exported."""
+def network_of(
+    entry: ElasticEntry, net: ElasticNet, config: SubnetConfig, bits: int, *, packed: bool = True
+) -> bytes:
+    """The integer network as it is exported; else with its weights in eight bits each."""
     images = normalize(entry.calibration, entry.space)
     subnet = net.prepare(config, uniform(entry.space, bits), images)
     model = onnx.load_model_from_string(build_onnx(to_network(subnet.net)))
     ranges = calibrate(model, images.contiguous().numpy())
-    plan = to_precision(entry.space, config, uniform(entry.space, bits))
-    made = quantize_model(model, ranges, plan=plan, stored=subnet.stored())
+    plan = to_precision(entry.space, config, uniform(entry.space, bits if packed else 8))
+    stored = subnet.stored()
+    if not packed:
+        stored = {name: replace(layer, bits=8) for name, layer in stored.items()}
+    made = quantize_model(model, ranges, plan=plan, stored=stored)
     data: bytes = made.SerializeToString()
     return data
 
@@ -124,6 +133,34 @@ def compare(name: str, label: str, model: bytes, runs: int) -> None:
         f"{ratio:>6.3f} of the {unit}",
         flush=True,
     )
+
+
+def alike(entry: ElasticEntry, net: ElasticNet, test: ImageSet) -> None:
+    """Outputs that are the same in integers and in float execution."""
+    print(f"\n{'weights':>8} {'short':>7} {'nearest':>7}  of outputs of {len(test)} images")
+    for config in configs(entry):
+        for bits in (8, 4):
+            shares = []
+            for narrowed in (export.narrowed_layers, lambda *parts: parts[-1]):
+                with mock.patch.object(export, "narrowed_layers", narrowed):
+                    model = network_of(entry, net, config, bits, packed=False)
+                options = onnxruntime.SessionOptions()
+                options.intra_op_num_threads = 1
+                options.graph_optimization_level = (
+                    onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+                )
+                real = onnxruntime.InferenceSession(
+                    model, options, providers=["CPUExecutionProvider"]
+                )
+                integer = session_of(model)
+                name, same = integer.get_inputs()[0].name, []
+                for index in range(len(test)):
+                    image = normalize(test.images[index : index + 1], entry.space)
+                    given = {name: image.contiguous().numpy()}
+                    one, other = (s.run(None, given)[0] for s in (integer, real))
+                    same.append(float((np.abs(one - other) < 1e-6).mean()))
+                shares.append(statistics.fmean(same))
+            print(f"{f'w{bits}':>8} {shares[0]:>7.1%} {shares[1]:>7.1%}  {config}", flush=True)
 
 
 def accuracies(entry: ElasticEntry, net: ElasticNet, test: ImageSet) -> None:
@@ -182,6 +219,7 @@ def main() -> None:
         archive = Path(options.data) / "cifar10" / "cifar10_jpeg.npz"
         test = load_images(archive, "test", max(entry.space.resolutions)).head(options.test)
         accuracies(entry, net, test)
+        alike(entry, net, test.head(150))
 
 
 if __name__ == "__main__":
