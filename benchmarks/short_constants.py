@@ -52,6 +52,7 @@ from edgeopt.pipeline.elastic_files import load_elastic
 from edgeopt.quant import export
 from edgeopt.quant.calibration import calibrate
 from edgeopt.quant.export import quantize_model
+from edgeopt.quant.narrow import narrowed_layers
 from edgeopt.zoo import elastic
 from edgeopt.zoo.elastic import ElasticEntry
 
@@ -141,7 +142,7 @@ def alike(entry: ElasticEntry, net: ElasticNet, test: ImageSet) -> None:
     for config in configs(entry):
         for bits in (8, 4):
             shares = []
-            for narrowed in (export.narrowed_layers, lambda *parts: parts[-1]):
+            for narrowed in (narrowed_layers, lambda *parts: parts[-1]):
                 with mock.patch.object(export, "narrowed_layers", narrowed):
                     model = network_of(entry, net, config, bits, packed=False)
                 options = onnxruntime.SessionOptions()
