@@ -78,7 +78,7 @@ class Timed:
         """Of so many inferences."""
         arguments = ("--runs", str(runs), "--min-ms", "0", "--samples")
         text = verify.run_program(self._engine, self._program, arguments)
-        return statistics.median(json.loads(text)["samples_ns"])
+        return float(statistics.median(json.loads(text)["samples_ns"]))
 
 
 def network_of(
