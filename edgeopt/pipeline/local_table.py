@@ -72,9 +72,9 @@ def model_for(
     Raises:
         InputError: ``strict`` and nothing was measured, or a table is broken.
     """
-    if profile.kind == "firmware":
-        return _of_firmware(profile, strict=strict, space=space, detail=detail, packed=packed)
     usual = profile.compacted(False)  # tables are of usual kernels, whoever asks first
+    if profile.kind == "firmware":
+        return _of_firmware(usual, strict=strict, space=space, detail=detail, packed=packed)
     found = _of_linux(usual, strict=strict, space=space, detail=detail, any_table=any_table)
     return Compacted(found, profile.target) if profile.compact else found
 

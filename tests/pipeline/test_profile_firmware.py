@@ -99,7 +99,9 @@ def test_a_mixed_search_counts_packed_kernels_once(
     written = path.stat().st_mtime_ns
     model_for(board.profile, space=space, packed=True)
     model_for(board.profile, space=space)
+    short = model_for(board.profile.compacted(), space=space, packed=True)  # as with --flash
     assert path.stat().st_mtime_ns == written
+    assert short.predict_each(packed) == counted
 
 
 def test_a_mixed_search_keeps_what_a_table_has(
