@@ -7,13 +7,15 @@ share are classes of their own. ``beside`` is what a network has besides: consta
 Subnets are random, and so are the bits of their layers in the third precision. After it comes what
 is estimated for the networks, against what they were linked to, and the layers of `kernel_shapes`,
 which state the classes that subnets have none of. x86-64-v3 is this machine without AVX-512;
-``local+compact`` has the kernels that `compile --flash` takes.
+``local+compact`` has the kernels that `compile --flash` takes. Microcontrollers have C: sections
+of a library, which `ckernels.sizes` states, and kernels that call them.
 """
 
 from __future__ import annotations
 
 import argparse
 import random
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -22,7 +24,9 @@ import kernel_shapes
 from machine import without_avx512
 
 from edgeopt import devices
-from edgeopt.codegen import ckernels, cost, schedules
+from edgeopt.codegen import ckernels, cost, firmware, schedules
+from edgeopt.codegen.ckernels import SECTIONS, section
+from edgeopt.codegen.ckernels import sizes as sizes_of_c
 from edgeopt.codegen.objects import function_sizes, object_size
 from edgeopt.core.kernels import OpKey
 from edgeopt.core.target import TargetSpec
@@ -33,6 +37,8 @@ from edgeopt.pipeline.cache import StageCache, default_cache_dir
 from edgeopt.pipeline.kernel_store import Job, compiled, joined
 from edgeopt.pipeline.planned import deployable_bits, describe_planned
 
+#: Of a kernel in C that has a window.
+WINDOW_BYTES = 60
 PRECISIONS = ("f32", "i8", "mixed")
 HEADER = f"{'class':20} {'functions':>9} {'mean':>7} {'stated':>7}"
 
@@ -66,7 +72,8 @@ def report(name: str, space: str, count: int, store: StageCache) -> None:
     """One device's tables."""
     target = target_of(name)
     if ckernels.applies(target):
-        raise SystemExit(f"{name} compiles C: kernels of one class are one function there")
+        report_c(name, space, count)
+        return
     some = networks(space, target, count)
     jobs = [Job(key) for key in dict.fromkeys(key for _, keys, _ in some for key in keys)]
     objects, _ = compiled(jobs, target, store)
@@ -89,6 +96,50 @@ def report(name: str, space: str, count: int, store: StageCache) -> None:
     objects, _ = compiled(jobs, target, store)
     print(f"{name}: {len(jobs)} kernels of kernel_shapes")
     by_class(jobs, objects, target)
+    print(flush=True)
+
+
+def report_c(name: str, space: str, count: int) -> None:
+    """A microcontroller's tables: sections of the library of C, and kernels beside them."""
+    device, _, compact = name.partition("+")
+    profile = devices.load(device).compacted(bool(compact))
+    target, compiler = profile.target, firmware.compiler_for(profile)
+    sections: dict[str, list[int]] = defaultdict(list)
+    kernels: dict[str, dict[str, int]] = defaultdict(dict)
+    errors = defaultdict(list)
+    for precision, keys, estimate in networks(space, target, count):
+        if precision == "f32":
+            continue
+        data = firmware.compiled(ckernels.source(keys, target), compiler)
+        errors[precision].append(estimate / object_size(data).code_bytes)
+        sizes, used = function_sizes(data), {}
+        for key in set(keys):
+            template = ckernels.select(key, target)
+            symbol = template.function(key, target).symbol
+            window = WINDOW_BYTES * ("edgeopt_window g" in template.definition(key, target))
+            kernels[sizes_of_c.kernel_class(key)][symbol] = sizes.pop(symbol) + window
+            used |= dict.fromkeys(template.sections(key, target), 0)
+        for function, size in sizes.items():
+            named = re.compile(rf"\b{function.partition('.')[0]}\b")
+            # a section needs only what stands before it: the first that names it defines it
+            used[next(s for s in SECTIONS if s in used and named.search(section(s)))] += size
+        for one, size in used.items():
+            sections[one].append(size)
+    print(f"{name}: kernels in C of {count} subnets")
+    of_sections = {one: sections[one] for one in SECTIONS if any(sections.get(one, ()))}
+    of_kernels = {one: list(of.values()) for one, of in sorted(kernels.items())}
+    for title, rows, stated in (
+        ("section", of_sections, sizes_of_c.section_bytes),
+        ("kernel", of_kernels, sizes_of_c.own_bytes),
+    ):
+        print(f"{title:20} {'times':>9} {'mean':>7} {'stated':>7}")
+        for one, found in rows.items():
+            mean = statistics.fmean(found)
+            print(f"{one:20} {len(found):9} {mean:7.0f} {stated(one, target):7}")
+    print(f"{'precision':20} {'estimated / compiled':>22}")
+    for precision, ratios in errors.items():
+        mean = statistics.fmean(ratios)
+        print(f"{precision:20} {mean:8.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
     print(flush=True)
 
 

@@ -105,6 +105,7 @@ def firmware_run(
     code = emit.render(
         artifact.graph, artifact.plan, artifact.functions, artifact.constants,
         {"kernels.c": source.encode()}, name=name, origin=Origin("benchmarks/mcu.py"),
+        constant_alignment_bytes=runner.constant_alignment(artifact.target),
     )  # fmt: skip
     net = firmware.of_bundle(name, code.files, vectors, len(artifact.graph.kernels))
     compiler = firmware.compiler_for(profile)

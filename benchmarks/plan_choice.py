@@ -35,8 +35,8 @@ from edgeopt.pipeline.mixed import EVALUATIONS, check_board, find_entry, in_inte
 from edgeopt.pipeline.planned import PlanCosts
 from edgeopt.pipeline.replan import LOSS_A_NAT, SUBNETS, expected, firsts, replanned
 
-#: Subnets of each search.
-LOOKED_AT = 2 * SUBNETS
+#: Subnets of each search that are compared with all that edgeopt looks at.
+FEWER = SUBNETS // 2
 FLASH = "nucleo-l4r5zi:76000,local:77000,local:104000,local:191000"
 #: Shares of the predictor's word on a plan that are compared.
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -64,9 +64,9 @@ def main() -> None:
     print(f"accuracy: {how}")
     losses, moved = [], []
     behind: dict[str, list[float]] = {
-        "predicted best": [], "moved least": [], f"expected best of {SUBNETS}": [],
-        f"expected best of {LOOKED_AT}": [],
-        **{f"share of {share:.2f}, best of {SUBNETS}": [] for share in SHARES},
+        "predicted best": [], "moved least": [], f"expected best of {FEWER}": [],
+        f"expected best of {SUBNETS}": [],
+        **{f"share of {share:.2f}, best of {FEWER}": [] for share in SHARES},
     }  # fmt: skip
     for name, _, most in (item.partition(":") for item in options.flash.split(",")):
         profile = devices.load(name).compacted()
@@ -81,7 +81,7 @@ def main() -> None:
         words: list[tuple[float, float]] = []  # of the predictor on a plan, and of divergence
         few = 0
         searched, own = [], []
-        for number, first in enumerate(firsts(result, LOOKED_AT)):
+        for number, first in enumerate(firsts(result, SUBNETS)):
             both = replanned(
                 entry, net, first, price, predict, budget, lambda c, p=price: p.linked(c, store)
             )
@@ -98,7 +98,7 @@ def main() -> None:
                       f"  {config}", flush=True)  # fmt: skip
             searched.append(exact(both[0].candidate.config))
             own.append(exact(both[1].candidate.config))
-            few = len(rows) if number < SUBNETS else few
+            few = len(rows) if number < FEWER else few
         best = max(known for _, known in rows)
         by_share = [
             max((share * word + (1 - share) * kept, known)

@@ -11,9 +11,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from edgeopt.codegen import schedules
+from edgeopt.codegen import ckernels, schedules
 from edgeopt.codegen.abi import symbol_of
 from edgeopt.codegen.blocks import fused
+from edgeopt.codegen.ckernels import sizes
 from edgeopt.codegen.lower import lower_shapes
 from edgeopt.codegen.plan import lower_bound, plan
 from edgeopt.codegen.runner import buffer_alignment
@@ -213,8 +214,11 @@ def code_class(key: OpKey, shared: Collection[Shared] = (), compact: bool = Fals
 def code_bytes(key: OpKey, target: TargetSpec, choice: Choice = MODEL) -> dict[str, int]:
     """Estimated bytes of the functions that a kernel is made of, by symbol (see `CODE_BYTES`).
 
-    Symbols that kernels have in common are functions they share, which a network has once.
+    Symbols that kernels have in common are functions they share, which a network has once. For
+    microcontrollers they are sections of a library (`ckernels.sizes`).
     """
+    if ckernels.applies(target):
+        return sizes.code_bytes(ckernels.select(key, target), key, target)
     template = schedules.select(key, target, choice)
     symbol = symbol_of(key, choice)
     if template is None:
@@ -226,7 +230,6 @@ def code_bytes(key: OpKey, target: TargetSpec, choice: Choice = MODEL) -> dict[s
 
 def _stated(name: str, target: TargetSpec) -> int:
     sizes = CODE_BYTES.get(name) or CODE_BYTES.get(name.partition(".")[0])
-    # Microcontrollers have other kernels, whose code is one number for all (pipeline.firmware).
     column = 2 if target.arch == "aarch64" else int(target.vector_bits >= 512)
     found = None if sizes is None else sizes[column]
     return OTHER_CODE_BYTES if found is None else found

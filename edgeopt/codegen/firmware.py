@@ -221,6 +221,22 @@ def linked_bytes(
         )
 
 
+def compiled(source: str, compiler: Compiler) -> bytes:
+    """The object of a file of kernels, compiled as a bundle's are.
+
+    Raises:
+        ToolError: the compiler fails.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgeopt-") as folder:
+        work = Path(folder)
+        (work / "kernels.c").write_text(source, "utf-8")
+        toolchain.compile_object(
+            compiler, work / "kernels.c", work / "kernels.o",
+            flags=(*FLAGS, *STRICT_FLAGS), work=work,
+        )  # fmt: skip
+        return (work / "kernels.o").read_bytes()
+
+
 def _variables(image: machines.Image) -> int:
     """Bytes of the variables in an image; sections are rounded, so symbols are asked."""
     ram = image.machine.ram

@@ -19,6 +19,7 @@ import numpy as np
 from edgeopt.codegen import ckernels, emit, firmware, machines, runner, verify
 from edgeopt.codegen.firmware import FirmwareNet, FirmwareRun
 from edgeopt.codegen.machines import Machine
+from edgeopt.codegen.objects import object_size
 from edgeopt.codegen.reference import run_kernels
 from edgeopt.codegen.schedules.template import NUMPY
 from edgeopt.codegen.testvectors import TestVectors
@@ -29,7 +30,7 @@ from edgeopt.core.estimates import Budget, Source
 from edgeopt.core.files import digest
 from edgeopt.core.kernels import Buffer, OpKey
 from edgeopt.core.network import DTYPE_BYTES
-from edgeopt.pipeline.cache import Files
+from edgeopt.pipeline.cache import Files, StageCache
 from edgeopt.pipeline.manifest import Check, Figure, Manifest
 
 if TYPE_CHECKING:
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 
 #: Stack that is set aside before the compiler has said how much a network takes.
 STACK_ALLOWANCE_BYTES = 512
-#: Code of a searched network's kernels and runner, about: subnets differ little. What brings short
-#: constants to scratch comes to that.
-CODE_BYTES, NARROW_CODE_BYTES = 11_000, 700
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +53,6 @@ class Board:
     def where(self) -> str:
         """For reports: the core, and what plays it."""
         return f"{self.machine.core} under {self.machine.qemu[0]} ({self.machine.board})"
-
-
-def code_bytes(profile: DeviceProfile) -> int:
-    """Code of a searched network's kernels and runner, estimated."""
-    return CODE_BYTES + (NARROW_CODE_BYTES if profile.target.narrow else 0)
 
 
 def board_of(profile: DeviceProfile) -> Board:
@@ -289,6 +282,27 @@ def linked_bytes(name: str, board: Board, artifact: Artifact, kernels: bytes) ->
     }
     net = FirmwareNet.of(name, TestVectors(none["in"], none["out"]), len(artifact.graph.kernels), 0)
     return firmware.linked_bytes(code.files, net, board.machine, board.compiler)
+
+
+def kernel_bytes(profile: DeviceProfile, keys: Sequence[OpKey], store: StageCache) -> int:
+    """Code of a network's kernels as the board's toolchain compiles it.
+
+    Raises:
+        InputError: no template implements a key.
+        ToolError: the toolchain is missing, too old, or fails.
+    """
+    source, compiler = ckernels.source(keys, profile.target), firmware.compiler_for(profile)
+    inputs = {
+        "source": digest(source.encode()),
+        "compiler": " ".join((compiler.version, *compiler.c_flags, *firmware.FLAGS)),
+    }
+
+    def make() -> Files:
+        return {"kernels.o": firmware.compiled(source, compiler)}
+
+    # what is compiled says all that edgeopt has to do with it
+    files, _ = store.get_or_make("firmware_code", inputs, make, code="")
+    return object_size(files["kernels.o"]).code_bytes
 
 
 def checked_again(

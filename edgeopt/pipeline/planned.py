@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeopt.codegen import cost
+from edgeopt.codegen.ckernels import sizes
 from edgeopt.codegen.lowbits import stored_bits, supported
 from edgeopt.codegen.lower_parts import packed_key
 from edgeopt.core.device import DeviceProfile
@@ -99,12 +100,16 @@ class PlanCosts:
         return self._costs(candidate, lambda found: found.code_bytes_estimate)
 
     def linked(self, candidate: Planned, store: StageCache) -> Costs:
-        """One candidate's costs with its code as it is linked for the device, where that is Linux.
+        """One candidate's costs with the code of its kernels as compiled for the device.
 
         Raises:
-            InputError, ToolError: see `kernel_store.compiled`.
+            InputError, ToolError: see `kernel_store.compiled`, or the toolchain is missing.
         """
         target, tiles = self.profile.target, self._tiles
+        if self.profile.kind == "firmware":
+            return self._costs(
+                candidate, lambda found: firmware.kernel_bytes(self.profile, found.keys, store)
+            )
         return self._costs(candidate, lambda found: linked_bytes(found.keys, target, store, tiles))
 
     def _costs(self, candidate: Planned, code: Callable[[cost.NetworkCost], int]) -> Costs:
@@ -112,12 +117,10 @@ class PlanCosts:
             describe_planned(self.domain.space, candidate), "i8", self.profile.target, self._tiles,
             place=self._place,
         )  # fmt: skip
-        ram_bytes = found.arena_bytes
-        if self.profile.kind == "firmware":  # which also states what is beside the arena
+        ram_bytes, code_bytes = found.arena_bytes, code(found)
+        if self.profile.kind == "firmware":  # which also states what is beside arena and kernels
             ram_bytes += firmware.outside_bytes(found.keys)
-            code_bytes = firmware.code_bytes(self.profile)
-        else:
-            code_bytes = code(found)
+            code_bytes += sizes.runner_bytes(self.profile.target, len(found.keys))
         return Costs(
             latency=self.latency.predict(found.keys),
             ram_bytes=ram_bytes,
@@ -155,15 +158,15 @@ class _Tables:
             )
         }  # fmt: skip
 
+        call_bytes = sizes.call_bytes(target) if costs.profile.kind == "firmware" else 0
+
         def total(name: tuple[int, ...], bits: int) -> tuple[float, float]:
             found = [known[packed[key, bits]] for key in parts.get(name, ())]
-            return sum(v for v, _ in found), sum(b for _, b in found)
+            return sum(v for v, _ in found), sum(b for _, b in found) + len(found) * call_bytes
 
         made_of = {key: cost.code_bytes(key, target) for key in every}
         functions = {name: size for found in made_of.values() for name, size in found.items()}
         self._code = np.array(list(functions.values()), np.float64)
-        if costs.profile.kind == "firmware":  # where it is one number for all
-            self._code[:] = 0.0
         number = {name: index for index, name in enumerate(functions)}
 
         def needed(name: tuple[int, ...], bits: int) -> npt.NDArray[np.bool_]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from edgeopt.codegen import cost
+from edgeopt.codegen.ckernels import sizes
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InputError
 from edgeopt.core.estimates import Budget, LatencyModel
@@ -46,9 +47,9 @@ def search_entry(
     def costs(choice: Choice) -> Costs:
         found = cost.evaluate(describe(space, choice.subnet), choice.precision, target, tiles)
         ram_bytes, code_bytes = found.arena_bytes, found.code_bytes_estimate
-        if profile.kind == "firmware":  # which also states what is beside the arena
+        if profile.kind == "firmware":  # which also states what is beside arena and kernels
             ram_bytes += firmware.outside_bytes(found.keys)
-            code_bytes = firmware.code_bytes(profile)
+            code_bytes += sizes.runner_bytes(target, len(found.keys))
         return Costs(
             latency=latency.predict(found.keys),
             ram_bytes=ram_bytes,

@@ -70,23 +70,24 @@ def test_kernels_equal_the_reference(
 
 
 @pytest.mark.parametrize("machine", MACHINES.values(), ids=str)
-def test_kernels_with_short_constants_equal_the_reference(
+def test_kernels_for_little_flash_equal_the_reference(
     machine: Machine, tmp_path: Path, needs_tool: Callable[[str], str]
 ) -> None:
-    """Biases and multipliers of all sizes that words hold; scratch begins as rubbish."""
+    """What kernels share, and biases and multipliers of all sizes that words hold."""
     micro.need_machine(machine, needs_tool)
-    short = replace(machine, target=replace(machine.target, narrow=True))
-    keys = [key for key in sample(machine) if key.op in WITH_WEIGHTS]
-    assert all(isinstance(ckernels.select(key, short.target), Narrow) for key in keys)
+    short = replace(machine, target=replace(machine.target, compact=True, narrow=True))
+    keys = sample(machine)
+    narrow = [isinstance(ckernels.select(key, short.target), Narrow) for key in keys]
+    assert narrow == [key.op in WITH_WEIGHTS for key in keys]
     micro.check(keys, short, tmp_path)
 
 
 @pytest.mark.parametrize("flags", ["-O1", "-Os", "-O3"])
-def test_short_constants_under_sanitizers(
+def test_kernels_for_little_flash_under_sanitizers(
     tmp_path: Path, needs_tool: Callable[[str], str], flags: str
 ) -> None:
     needs_tool("gcc")
-    target = replace(c_harness.CORTEX_M4F, narrow=True)
-    keys = [key for key in sample(MACHINES["m4"]) if key.op in WITH_WEIGHTS]
+    target = replace(c_harness.CORTEX_M4F, compact=True, narrow=True)
+    keys = sample(MACHINES["m4"])
     sanitizers = ("-fsanitize=undefined", "-fno-sanitize-recover=all")
     c_harness.check(keys, target, tmp_path, flags, *sanitizers)

@@ -31,6 +31,11 @@ def m55(needs_tool: Callable[[str], str]) -> Machine:
     return micro.need_machine(M55, needs_tool)
 
 
+def small(machine: Machine) -> Machine:
+    """The same with kernels for little flash."""
+    return replace(machine, target=replace(machine.target, compact=True, narrow=True))
+
+
 def i8(keys: Sequence[OpKey]) -> list[OpKey]:
     return [c_harness.integer(key) for key in keys]
 
@@ -45,7 +50,10 @@ KEYS = i8([
     shapes.depthwise((7, 5), 20), shapes.depthwise((6, 6), 30), shapes.depthwise((4, 3), 144),
     shapes.depthwise((9, 8), 11, stride=(2, 2)), shapes.depthwise((8, 8), 24, (5, 5)),
     shapes.depthwise((6, 6), 18, (2, 2)), shapes.depthwise((6, 7), 16, (1, 5)),
-    shapes.depthwise((7, 7), 4, (7, 7)), shapes.pool("global_avgpool", (20, 20), 21, (1, 1)),
+    shapes.depthwise((7, 7), 4, (7, 7)), shapes.depthwise((9, 8), 41, stride=(2, 2)),
+    shapes.depthwise((9, 11), 24, (5, 5), stride=(2, 2)), shapes.depthwise((7, 7), 19, (7, 7)),
+    shapes.depthwise((13, 9), 35, (7, 7), stride=(2, 2)),
+    shapes.pool("global_avgpool", (20, 20), 21, (1, 1)),
     shapes.same("add", (3, 5, 7), inputs=2), shapes.same("mul", (3, 5, 7), inputs=2),
     shapes.same("activation", (3, 5, 7), activation="hardswish"),
 ])  # fmt: skip
@@ -54,7 +62,9 @@ KEYS = i8([
 @pytest.mark.parametrize("flags", ["-O1", "-Os", "-O3 -fno-omit-frame-pointer"])
 def test_any_level_of_optimisation(m55: Machine, tmp_path: Path, flags: str) -> None:
     assert all(ckernels.select(key, m55.target).name.startswith("mve_") for key in KEYS)
-    micro.check(c_harness.with_packed(KEYS), m55, tmp_path, flags=flags.split())
+    keys = c_harness.with_packed(KEYS)
+    for machine, folder in ((m55, tmp_path / "usual"), (small(m55), tmp_path / "small")):
+        micro.check(keys, machine, folder, flags=flags.split())
 
 
 def test_clang_makes_the_same(
@@ -67,8 +77,7 @@ def test_clang_makes_the_same(
         ("-mcpu=cortex-m55", "-mfloat-abi=hard", "-isystem", str(headers)),
     )  # fmt: skip
     keys = c_harness.with_packed(KEYS)
-    short = replace(m55, target=replace(m55.target, narrow=True))
-    for machine, folder in ((m55, tmp_path / "wide"), (short, tmp_path / "short")):
+    for machine, folder in ((m55, tmp_path / "usual"), (small(m55), tmp_path / "small")):
         micro.check(keys, machine, folder, flags=("-O2",), compiler=by_clang)
 
 

@@ -58,15 +58,21 @@ SECTIONS = (
     "depthwise_dsp", "depthwise_any", "depthwise_nine", "depthwise_square",
     "depthwise_5_1", "depthwise_5_2", "depthwise_7_1", "depthwise_7_2",
     "plain_conv", "plain_rows", "plain_pointwise", "plain_patches", "plain_depthwise",
-    "plain_packed", "plain_groups_packed",
+    "plain_depthwise_3", "plain_depthwise_5", "plain_depthwise_7",
+    "plain_packed", "plain_pointwise_wBITS:4", "plain_pointwise_wBITS:2", "plain_groups_packed",
     "mve", "mve_narrow", "mve_rows", "mve_pointwise", "mve_patch", "mve_conv", "mve_depthwise",
-    "mve_packed", "mve_conv_packed",
+    "mve_depthwise_3_1", "mve_depthwise_3_2", "mve_depthwise_5_1", "mve_depthwise_5_2",
+    "mve_depthwise_7_1", "mve_depthwise_7_2",
+    "mve_packed", "mve_pointwise_wBITS:4", "mve_pointwise_wBITS:2", "mve_conv_packed",
     "mve_table", "mve_mean", "mve_maxpool", "mve_add", "mve_mul",
     "maxpool", "avgpool", "mean", "extreme",
     "add_float", "add_fixed", "mul_float", "mul_fixed", "activation", "convert", "softmax",
     "pair", "pair_tensor", "pair_constant",
     "move", "gather", "resize", "resize_linear", "concat",
 )  # fmt: skip
+
+#: What a file begins with whose kernels share what they do: see ``base.h``.
+FEW_BYTES = "#define EDGEOPT_FEW_BYTES\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +151,7 @@ def source(keys: Iterable[OpKey], target: TargetSpec, prefix: str = "") -> str:
     unknown = wanted - set(SECTIONS)
     if unknown:
         raise ValueError(f"sections {sorted(unknown)} have no place in the order")
-    parts = [section(name) for name in SECTIONS if name in wanted]
+    parts = [FEW_BYTES] if target.compact else []
+    parts += [section(name) for name in SECTIONS if name in wanted]
     parts += [templates[key].definition(key, target, prefix) for key in sorted(templates)]
     return "\n".join(parts)

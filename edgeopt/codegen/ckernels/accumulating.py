@@ -14,6 +14,7 @@ from edgeopt.codegen.ckernels.template import (
     accumulating_pack,
     looked_up,
     requantization,
+    shared_window,
     window,
 )
 from edgeopt.codegen.schedules.template import Const
@@ -100,13 +101,21 @@ class PlainDepthwise(_Accumulating):
     name = "c_depthwise"
     parts = ("plain_depthwise",)
 
+    def sections(self, key: OpKey, target: TargetSpec) -> tuple[str, ...]:
+        """The same, and a copy for all windows of a size where flash is short."""
+        shared = shared_window(key, target)
+        own = (f"plain_depthwise_{shared[0]}",) if shared else ()
+        return (*super().sections(key, target), *own)
+
     def layout(self, w: Array) -> Array:
         """[height][width][channels]."""
         return np.ascontiguousarray(w.reshape(w.shape[0], -1).T)
 
     def body(self, key: OpKey, target: TargetSpec) -> str:
         """One call."""
-        call = f"{window(key)}\nedgeopt_plain_depthwise(&g, x0, w, p, y);"
+        shared = shared_window(key, target)
+        name = f"edgeopt_plain_depthwise_{shared[0]}" if shared else "edgeopt_plain_depthwise"
+        call = f"{window(key)}\n{name}(&g, x0, w, p, y);"
         return call + looked_up(key, math.prod(key.out_shape))
 
 

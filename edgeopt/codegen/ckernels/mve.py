@@ -12,6 +12,7 @@ from edgeopt.codegen.ckernels.template import (
     HEADER,
     CTemplate,
     folded,
+    shared_window,
     window,
 )
 from edgeopt.codegen.schedules.template import Const, flat, is_table, round_up
@@ -108,6 +109,11 @@ def _length(key: OpKey) -> int:
     return math.prod(key.kernel) * key.in_shape[-1]
 
 
+def in_registers(key: OpKey) -> int:
+    """Most inputs that such a kernel keeps in registers, of a row: 16, 32, or none."""
+    return next((most for most in (16, 32) if _length(key) <= most), 0)
+
+
 class MveRows(_Mve):
     """Rows of inputs with rows of weights, 16 products an instruction."""
 
@@ -137,7 +143,7 @@ class MvePointwise(MveRows):
         """One call."""
         pixels = math.prod(key.out_shape[:-1])
         sizes = f"{pixels}, {key.in_shape[-1]}, {key.out_shape[-1]}"
-        call = f"edgeopt_mve_pointwise({sizes}, x0, w, p, y);"
+        call = f"edgeopt_mve_pointwise_{in_registers(key)}({sizes}, x0, w, p, y);"
         return call + _looked_up(key)
 
 
@@ -206,10 +212,25 @@ class MveDepthwise(_Mve):
         group = min(VECTOR, round_up(key.in_shape[-1], LANES))
         return group * self._pitch(key) + self._outside(key)
 
+    @staticmethod
+    def _shared(key: OpKey, target: TargetSpec) -> tuple[int, int] | None:
+        """A copy for all windows of a size weaves 16 channels, whether they are there or not."""
+        return shared_window(key, target) if key.in_shape[-1] >= VECTOR else None
+
+    def sections(self, key: OpKey, target: TargetSpec) -> tuple[str, ...]:
+        """The same, and a copy for all windows of a size where flash is short."""
+        shared = self._shared(key, target)
+        own = (f"mve_depthwise_{shared[0]}_{shared[1]}",) if shared else ()
+        return (*super().sections(key, target), *own)
+
     def body(self, key: OpKey, target: TargetSpec) -> str:
         """One call."""
-        sizes = f"{self._rows(key)}, {self._pitch(key)}, {self._outside(key)}"
-        call = f"{window(key)}\nedgeopt_mve_depthwise(&g, {sizes}, x0, w, p, y, scratch);"
+        sizes = f"{self._pitch(key)}, {self._outside(key)}"
+        if shared := self._shared(key, target):
+            name = f"edgeopt_mve_depthwise_{shared[0]}_{shared[1]}"
+        else:
+            name, sizes = "edgeopt_mve_depthwise", f"{self._rows(key)}, {sizes}"
+        call = f"{window(key)}\n{name}(&g, {sizes}, x0, w, p, y, scratch);"
         return call + _looked_up(key)
 
 

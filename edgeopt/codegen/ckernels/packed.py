@@ -16,7 +16,13 @@ import numpy as np
 
 from edgeopt.codegen.ckernels.gemm import CHANNELS, FOUR, PIXELS
 from edgeopt.codegen.ckernels.isa import isa_of
-from edgeopt.codegen.ckernels.mve import LANES, VECTOR, blocks_of_four, row_steps
+from edgeopt.codegen.ckernels.mve import (
+    LANES,
+    VECTOR,
+    blocks_of_four,
+    in_registers,
+    row_steps,
+)
 from edgeopt.codegen.ckernels.template import (
     HEADER,
     CTemplate,
@@ -226,11 +232,15 @@ class PlainPointwise(_Plain):
 
     name = "c_pointwise_packed"
 
+    def sections(self, key: OpKey, target: TargetSpec) -> tuple[str, ...]:
+        """The same, and what is made for each width."""
+        return (*super().sections(key, target), f"plain_pointwise_wBITS:{key.weight_bits}")
+
     def body(self, key: OpKey, target: TargetSpec) -> str:
         """One call."""
         pixels = math.prod(key.out_shape[:-1])
-        sizes = f"{key.weight_bits}, {pixels}, {key.in_shape[-1]}, {key.out_shape[-1]}"
-        call = f"edgeopt_plain_pointwise_packed({sizes}, x0, w, p, y);"
+        sizes = f"{pixels}, {key.in_shape[-1]}, {key.out_shape[-1]}"
+        call = f"edgeopt_plain_pointwise_w{key.weight_bits}({sizes}, x0, w, p, y);"
         return call + looked_up(key, math.prod(key.out_shape))
 
 
@@ -337,11 +347,18 @@ class VectorsPointwise(_Vectors):
     name = "mve_pointwise_packed"
     part = ("mve_packed",)
 
+    def sections(self, key: OpKey, target: TargetSpec) -> tuple[str, ...]:
+        """The same, and what is made for each width."""
+        return (*super().sections(key, target), f"mve_pointwise_wBITS:{key.weight_bits}")
+
     def body(self, key: OpKey, target: TargetSpec) -> str:
         """One call."""
         pixels = math.prod(key.out_shape[:-1])
-        sizes = f"{key.weight_bits}, {pixels}, {key.in_shape[-1]}, {key.out_shape[-1]}"
-        return f"edgeopt_mve_pointwise_packed({sizes}, x0, w, p, y);" + self.finish(key)
+        sizes = f"{pixels}, {key.in_shape[-1]}, {key.out_shape[-1]}"
+        call = (
+            f"edgeopt_mve_pointwise_w{key.weight_bits}_{in_registers(key)}({sizes}, x0, w, p, y);"
+        )
+        return call + self.finish(key)
 
 
 class VectorsConv(_Vectors):

@@ -98,6 +98,16 @@ def window(key: OpKey) -> str:
     return f"static const edgeopt_window g = {{{text}}};"
 
 
+def shared_window(key: OpKey, target: TargetSpec) -> tuple[int, int] | None:
+    """Size and stride of a depthwise window that kernels share a copy for, or None.
+
+    They do where flash is short, for the sizes that networks have.
+    """
+    (height, width), stride = key.kernel, key.strides[0]
+    usual = height == width and height in (3, 5, 7) and key.strides in ((1, 1), (2, 2))
+    return (height, stride) if target.compact and usual and key.dilations == (1, 1) else None
+
+
 #: The constant that every accumulating kernel has: see ``base.h``.
 HEADER = 4
 

@@ -1,7 +1,7 @@
 /* Sums in fixed point, rounded once, half up. The second operand moves on by a step from row to
  * row and by another from channel to channel.
  * params: lo, hi, factor of a, of b, what is added to both, shift, zero point. */
-EDGEOPT_INLINE void edgeopt_add(
+EDGEOPT_ENTRY void edgeopt_add(
     int32_t rows, int32_t channels, int32_t row_step, int32_t channel_step, const int8_t *a,
     const int8_t *b, const int32_t *params, int8_t *y) {
     for (int32_t r = 0; r < rows; ++r) {

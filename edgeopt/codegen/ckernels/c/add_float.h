@@ -10,7 +10,7 @@ EDGEOPT_INLINE float edgeopt_fused(float a, float b, float addend) {
 /* Sums: two fused multiply-adds on values shifted by 128, as the reference rounds. The second
  * operand moves on by a step from row to row and by another from channel to channel.
  * params: lo, hi, then bits of the factor of a, of b, and of the offset. */
-EDGEOPT_INLINE void edgeopt_add(
+EDGEOPT_ENTRY void edgeopt_add(
     int32_t rows, int32_t channels, int32_t row_step, int32_t channel_step, const int8_t *a,
     const int8_t *b, const int32_t *params, int8_t *y) {
     const float left = edgeopt_float(params[2]);

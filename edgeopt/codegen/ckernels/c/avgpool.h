@@ -1,6 +1,6 @@
 /* Averages of windows. There are `counts` multipliers: one, or one for each number of elements
  * that a window may be divided by; with `include` padding counts, but not what hangs over it. */
-EDGEOPT_INLINE void edgeopt_avgpool(
+EDGEOPT_ENTRY void edgeopt_avgpool(
     const edgeopt_window *g, int32_t bottom, int32_t right, int32_t counts, int32_t include,
     const int8_t *x, const int32_t *params, int8_t *y) {
     const int32_t channels = g->in_channels;

@@ -6,6 +6,12 @@
 #define EDGEOPT_INLINE static inline __attribute__((always_inline, unused))
 /* One copy for all kernels that call it. */
 #define EDGEOPT_SHARED static __attribute__((noinline, unused))
+/* All that a kernel does: made for each, or one copy for all where flash is short. */
+#ifdef EDGEOPT_FEW_BYTES
+#define EDGEOPT_ENTRY EDGEOPT_SHARED
+#else
+#define EDGEOPT_ENTRY EDGEOPT_INLINE
+#endif
 
 /* Behind a kernel's constants: zero point of the input, of the output, and the clamps; then for
  * each channel the bias, with the input's zero point folded in, and the bits of the multiplier. */

@@ -1,5 +1,5 @@
 /* Rows of another quantization put next to each other. */
-EDGEOPT_INLINE void edgeopt_requantize(
+EDGEOPT_ENTRY void edgeopt_requantize(
     int32_t rows, int32_t count, const int8_t *x, int32_t zero_x, int32_t multiplier,
     int32_t zero_y, int8_t *y, int32_t row) {
     for (int32_t r = 0; r < rows; ++r) {

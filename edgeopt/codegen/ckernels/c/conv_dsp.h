@@ -1,7 +1,7 @@
 /* Convolution by blocks of four output pixels, whose windows are gathered and widened. */
 
 /* `taps` is the length of a window rounded up to whole fours. */
-EDGEOPT_INLINE void edgeopt_conv2d_gathered(
+EDGEOPT_ENTRY void edgeopt_conv2d_gathered(
     const edgeopt_window *g, int32_t taps, const int8_t *x, const int8_t *w,
     const int32_t *params, int8_t *y, uint32_t *wide) {
     int8_t *const patches = (int8_t *)(wide + 2 * taps);

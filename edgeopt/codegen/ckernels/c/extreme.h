@@ -1,5 +1,5 @@
 /* The maximum (sign 1) or minimum (sign -1) of each channel. */
-EDGEOPT_INLINE void edgeopt_extreme(
+EDGEOPT_ENTRY void edgeopt_extreme(
     int32_t pixels, int32_t channels, int32_t sign, const int8_t *x, int8_t *y) {
     for (int32_t c = 0; c < channels; ++c) {
         int32_t best = sign * x[c];

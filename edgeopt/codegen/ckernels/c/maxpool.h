@@ -1,5 +1,5 @@
 /* Maxima of windows; padding never wins. */
-EDGEOPT_INLINE void edgeopt_maxpool(const edgeopt_window *g, const int8_t *x, int8_t *y) {
+EDGEOPT_ENTRY void edgeopt_maxpool(const edgeopt_window *g, const int8_t *x, int8_t *y) {
     const int32_t channels = g->in_channels;
     for (int32_t oy = 0; oy < g->out_height; ++oy) {
         const int32_t y0 = oy * g->stride_y - g->top;

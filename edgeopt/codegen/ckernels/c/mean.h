@@ -1,5 +1,5 @@
 /* The mean or sum of each channel of a map. */
-EDGEOPT_INLINE void edgeopt_mean(
+EDGEOPT_ENTRY void edgeopt_mean(
     int32_t pixels, int32_t channels, const int8_t *x, const int32_t *params, int8_t *y) {
     for (int32_t c = 0; c < channels; ++c) {
         int32_t sum = -params[EDGEOPT_ZERO_X] * pixels;

@@ -1,5 +1,5 @@
 /* Copies a box of elements; steps say how far apart its neighbours lie along each axis. */
-EDGEOPT_INLINE void edgeopt_box(
+EDGEOPT_ENTRY void edgeopt_box(
     int32_t size0, int32_t size1, int32_t size2, const int8_t *x, int32_t x0, int32_t x1,
     int32_t x2, int8_t *y, int32_t y0, int32_t y1, int32_t y2) {
     for (int32_t i = 0; i < size0; ++i) {

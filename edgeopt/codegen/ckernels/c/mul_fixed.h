@@ -1,7 +1,7 @@
 /* Products in fixed point. The second operand moves on by a step from row to row and by another
  * from channel to channel. params: zero points of a and b, lo, hi, bits of the factor, zero point
  * of the result. */
-EDGEOPT_INLINE void edgeopt_mul(
+EDGEOPT_ENTRY void edgeopt_mul(
     int32_t rows, int32_t channels, int32_t row_step, int32_t channel_step, const int8_t *a,
     const int8_t *b, const int32_t *params, int8_t *y) {
     for (int32_t r = 0; r < rows; ++r) {

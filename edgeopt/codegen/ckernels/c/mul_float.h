@@ -1,6 +1,6 @@
 /* Products. The second operand moves on by a step from row to row and by another from channel to
  * channel. params: zero points of a and b, lo, hi, then bits of the factor and of the offset. */
-EDGEOPT_INLINE void edgeopt_mul(
+EDGEOPT_ENTRY void edgeopt_mul(
     int32_t rows, int32_t channels, int32_t row_step, int32_t channel_step, const int8_t *a,
     const int8_t *b, const int32_t *params, int8_t *y) {
     const float factor = edgeopt_float(params[4]);

@@ -9,7 +9,7 @@ EDGEOPT_INLINE int32x4_t edgeopt_mve_sum(
 }
 
 /* Sums of two maps; see add_float.h for the second operand's steps and for params. */
-EDGEOPT_INLINE void edgeopt_mve_add(
+EDGEOPT_ENTRY void edgeopt_mve_add(
     int32_t rows, int32_t channels, int32_t row_step, int32_t channel_step, const int8_t *a,
     const int8_t *b, const int32_t *params, int8_t *y) {
     const float32x4_t right = vdupq_n_f32(edgeopt_float(params[3]));

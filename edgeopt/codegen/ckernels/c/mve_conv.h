@@ -1,6 +1,6 @@
 /* Any convolution of one group, two pixels at a time: the inputs under both windows are copied into
  * rows that are then multiplied with all rows of weights. */
-EDGEOPT_INLINE void edgeopt_mve_conv2d(
+EDGEOPT_ENTRY void edgeopt_mve_conv2d(
     const edgeopt_window *g, const int8_t *x, const int8_t *w, const int32_t *params, int8_t *y,
     int8_t *scratch) {
     const int32_t length = g->height * g->width * g->in_channels;
@@ -21,7 +21,7 @@ EDGEOPT_INLINE void edgeopt_mve_conv2d(
             }
         }
         edgeopt_mve_rows(
-            scratch, scratch + other * length, length, outputs, w, params, to,
+            edgeopt_mve_most(length), scratch, scratch + other * length, length, outputs, w, params, to,
             to + other * outputs);
     }
     edgeopt_mve_clamped(y, pixels * outputs, params[EDGEOPT_LO], params[EDGEOPT_HI]);

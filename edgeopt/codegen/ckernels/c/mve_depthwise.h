@@ -18,7 +18,7 @@ enum { EDGEOPT_MVE_COLUMNS = 16, EDGEOPT_MVE_SOME, EDGEOPT_MVE_KEPT, EDGEOPT_MVE
 #define EDGEOPT_MVE_WORDS_8 EDGEOPT_MVE_WORDS_4 EDGEOPT_MVE_WORDS("at1", "16")
 #define EDGEOPT_MVE_WORDS_12 EDGEOPT_MVE_WORDS_8 EDGEOPT_MVE_WORDS("at2", "32")
 #define EDGEOPT_MVE_WORDS_16 EDGEOPT_MVE_WORDS_12 EDGEOPT_MVE_WORDS("at3", "48")
-#define EDGEOPT_MVE_WEAVE(BEFORE, PREDICATE, LOAD, NEAR, FAR, WORDS, AFTER)        \
+#define EDGEOPT_MVE_WEAVE(BEFORE, PREDICATE, LOAD, NEAR, FAR, STEP, WORDS, AFTER)  \
     __asm__ volatile(                                                              \
         BEFORE "ldr lr, [%[t], #64]\n\tdls lr, lr\n"                               \
         "1:\n\t" PREDICATE                                                         \
@@ -30,19 +30,19 @@ enum { EDGEOPT_MVE_COLUMNS = 16, EDGEOPT_MVE_SOME, EDGEOPT_MVE_KEPT, EDGEOPT_MVE
         "vst43.8 {q0, q1, q2, q3}, [%[t]]\n\t" FAR WORDS "le lr, 1b\n\t" AFTER     \
         : [a] "+r"(a), [b] "+r"(b), [c] "+r"(c), [d] "+r"(d), [at0] "+t"(at0),     \
           [at1] "+t"(at1), [at2] "+t"(at2), [at3] "+t"(at3)                        \
-        : [t] "r"(staged), [pace] "i"(pace), [step] "i"(step)                      \
+        : [t] "r"(staged), [pace] "i"(pace), [step] STEP(step)                     \
         : "d0", "d1", "d2", "d3", "d4", "d5", "d6", "d7", "lr", "memory")
 /* The next column, by the load itself if it is near enough. */
 #define EDGEOPT_MVE_NEAR ", %[step]"
 #define EDGEOPT_MVE_FAR                                                            \
     "add %[a], %[a], %[step]\n\tadd %[b], %[b], %[step]\n\t"                       \
     "add %[c], %[c], %[step]\n\tadd %[d], %[d], %[step]\n\t"
-#define EDGEOPT_MVE_WEAVE_ALL(NEAR, FAR) \
-    EDGEOPT_MVE_WEAVE("", "", "vldrb.u8", NEAR, FAR, EDGEOPT_MVE_WORDS_16, "")
+#define EDGEOPT_MVE_WEAVE_ALL(NEAR, FAR, STEP) \
+    EDGEOPT_MVE_WEAVE("", "", "vldrb.u8", NEAR, FAR, STEP, EDGEOPT_MVE_WORDS_16, "")
 #define EDGEOPT_MVE_WEAVE_SOME(WORDS)                                              \
     EDGEOPT_MVE_WEAVE(                                                             \
         "vmrs lr, p0\n\tstr lr, [%[t], #72]\n\tldr lr, [%[t], #68]\n\tvctp.8 lr\n\t", \
-        "vpstttt\n\t", "vldrbt.u8", "", EDGEOPT_MVE_FAR, WORDS,                    \
+        "vpstttt\n\t", "vldrbt.u8", "", EDGEOPT_MVE_FAR, "ri", WORDS,              \
         "ldr lr, [%[t], #72]\n\tvmsr p0, lr")
 
 /* Four rows of at most 16 channels at all columns; a column is `step` bytes from the next, and
@@ -64,11 +64,12 @@ EDGEOPT_INLINE void edgeopt_mve_weave(
     uint32x4_t at3 = vaddq_n_u32(at2, (uint32_t)(4 * pitch));
     staged[EDGEOPT_MVE_COLUMNS] = columns;
     staged[EDGEOPT_MVE_SOME] = channels;
-    if (channels == 16 && step < 128) {
-        EDGEOPT_MVE_WEAVE_ALL(EDGEOPT_MVE_NEAR, "");
+    const int any = !__builtin_constant_p(step) || !__builtin_constant_p(channels);
+    if (channels == 16 && __builtin_constant_p(step) && step < 128) {
+        EDGEOPT_MVE_WEAVE_ALL(EDGEOPT_MVE_NEAR, "", "i");
     } else if (channels == 16) {
-        EDGEOPT_MVE_WEAVE_ALL("", EDGEOPT_MVE_FAR);
-    } else if (channels > 12) {
+        EDGEOPT_MVE_WEAVE_ALL("", EDGEOPT_MVE_FAR, "ri");
+    } else if (channels > 12 || any) {
         EDGEOPT_MVE_WEAVE_SOME(EDGEOPT_MVE_WORDS_16);
     } else if (channels > 8) {
         EDGEOPT_MVE_WEAVE_SOME(EDGEOPT_MVE_WORDS_12);

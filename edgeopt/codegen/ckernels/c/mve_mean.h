@@ -1,5 +1,5 @@
 /* The mean or sum of each channel of a map; 16-bit sums of at most 256 pixels are widened. */
-EDGEOPT_INLINE void edgeopt_mve_mean(
+EDGEOPT_ENTRY void edgeopt_mve_mean(
     int32_t pixels, int32_t channels, const int8_t *x, const int32_t *params, int8_t *y) {
     const float32x4_t factor = vdupq_n_f32(edgeopt_float(params[EDGEOPT_CHANNELS]));
     const int32_t offset = -params[EDGEOPT_ZERO_X] * pixels;

@@ -8,7 +8,7 @@ EDGEOPT_INLINE int32x4_t edgeopt_mve_product(int32x4_t a, int32x4_t b, const int
 }
 
 /* Products of two maps; see mul_float.h for the second operand's steps and for params. */
-EDGEOPT_INLINE void edgeopt_mve_mul(
+EDGEOPT_ENTRY void edgeopt_mve_mul(
     int32_t rows, int32_t channels, int32_t row_step, int32_t channel_step, const int8_t *a,
     const int8_t *b, const int32_t *params, int8_t *y) {
     int8_t *to = y;

@@ -59,6 +59,26 @@
             : "memory");                                             \
     } while (0)
 
+#define EDGEOPT_MVE_FIELDS_STEPS(pre, shift, count, x, z, w, a, b, c, d)     \
+    do {                                                             \
+        int8x16_t weights_, u_, v_;                                  \
+        __asm__ volatile(                                            \
+            "wls lr, %[n], 2f\n1:\n\t"                              \
+            "vldrb.u8 %q[q], [%[p]], #16\n\t" pre                    \
+            "vldrb.u8 %q[x0], [%[r0]], #16\n\t"                      \
+            "vmladava.s8 %[s0], %q[x0], %q[q]\n\t"                   \
+            "vldrb.u8 %q[x1], [%[r1]], #16\n\t"                      \
+            "vmladava.s8 %[s2], %q[x1], %q[q]\n\t"                   \
+            shift "\n\t"                                             \
+            "vmladava.s8 %[s1], %q[x0], %q[q]\n\t"                   \
+            "vmladava.s8 %[s3], %q[x1], %q[q]\n\t"                   \
+            "le lr, 1b\n2:"                                          \
+            : [q] "=&t"(weights_), [x0] "=&t"(u_), [x1] "=&t"(v_), [p] "+r"(w), [r0] "+r"(x), \
+              [r1] "+r"(z), [s0] "+&Te"(a), [s1] "+&Te"(b), [s2] "+&Te"(c), [s3] "+&Te"(d) \
+            : [lower] "t"(lower), [n] "r"(count)                     \
+            : "lr", "memory");                                       \
+    } while (0)
+
 /* Which fields: both of four bits, the lower two of two bits, the upper two. */
 enum { EDGEOPT_FIELDS_W4, EDGEOPT_FIELDS_LOWER, EDGEOPT_FIELDS_UPPER };
 #define EDGEOPT_MVE_LOWER "vand %q[q], %q[q], %q[lower]\n\t"
@@ -78,25 +98,29 @@ enum { EDGEOPT_FIELDS_W4, EDGEOPT_FIELDS_LOWER, EDGEOPT_FIELDS_UPPER };
 
 /* Both rows with two fields; those of up to 32 inputs are in registers. */
 EDGEOPT_INLINE void edgeopt_mve_fields(
-    int32_t kind, const int8_t *first, const int8_t *second, int32_t length,
+    int32_t kind, int32_t most, const int8_t *first, const int8_t *second, int32_t length,
     const int8x16_t rows[4], const uint8_t **weights, int32_t sums[4]) {
     const uint8_t *w = *weights;
     const uint8x16_t lower = vdupq_n_u8(15);
     const int8_t *x = first + 16;
     const int8_t *z = second + 16;
     int32_t a = 0, b = 0, c = 0, d = 0;
-    if (length <= 32) {
+    if (most != 0) {
         EDGEOPT_MVE_FIELDS(kind, FIRST, rows[0], rows[1], w, a, b, c, d);
-        if (length > 16) {
+        if (most == 32) {
             EDGEOPT_MVE_FIELDS(kind, NEXT, rows[2], rows[3], w, a, b, c, d);
         }
     } else {
         const int8x16_t u = vldrbq_s8(first);
         const int8x16_t v = vldrbq_s8(second);
         EDGEOPT_MVE_FIELDS(kind, FIRST, u, v, w, a, b, c, d);
+        if (__builtin_constant_p(length)) {
 #pragma GCC unroll 8
-        for (int32_t i = 32; i <= length; i += 16) {
-            EDGEOPT_MVE_FIELDS(kind, STEP, x, z, w, a, b, c, d);
+            for (int32_t i = 32; i <= length; i += 16) {
+                EDGEOPT_MVE_FIELDS(kind, STEP, x, z, w, a, b, c, d);
+            }
+        } else {
+            EDGEOPT_MVE_FIELDS(kind, STEPS, length / 16 - 1, x, z, w, a, b, c, d);
         }
         if (length % 16 != 0) {
             x = first + length - 16;
@@ -137,15 +161,15 @@ EDGEOPT_INLINE int32_t edgeopt_mve_lack(const int8_t *x, int32_t length) {
 
 /* Two rows of `length` with all outputs. */
 EDGEOPT_INLINE void edgeopt_mve_rows_packed(
-    int32_t bits, const int8_t *first, const int8_t *second, int32_t length, int32_t outputs,
-    const uint8_t *w, const int32_t *params, int8_t *y, int8_t *z) {
+    int32_t bits, int32_t most, const int8_t *first, const int8_t *second, int32_t length,
+    int32_t outputs, const uint8_t *w, const int32_t *params, int8_t *y, int8_t *z) {
     const int32_t zero = params[EDGEOPT_ZERO_Y];
     const int32_t *block = params + EDGEOPT_CHANNELS;
     int8x16_t rows[4];
     rows[0] = edgeopt_mve_part(first, length);
     rows[1] = edgeopt_mve_part(second, length);
-    rows[2] = length > 16 ? vldrbq_s8(first + length - 16) : rows[0];
-    rows[3] = length > 16 ? vldrbq_s8(second + length - 16) : rows[1];
+    rows[2] = most != 16 ? vldrbq_s8(first + length - 16) : rows[0];
+    rows[3] = most != 16 ? vldrbq_s8(second + length - 16) : rows[1];
     const int32_t lack = bits == 2 ? edgeopt_mve_lack(first, length) : 0;
     const int32_t less = bits == 2 ? edgeopt_mve_lack(second, length) : 0;
     const int32x4_t twice = vdupq_n_s32(2);
@@ -153,18 +177,18 @@ EDGEOPT_INLINE void edgeopt_mve_rows_packed(
         int32x4_t m, n;
         int32_t s[4], t[4];
         if (bits == 4) {
-            edgeopt_mve_fields(EDGEOPT_FIELDS_W4, first, second, length, rows, &w, s);
+            edgeopt_mve_fields(EDGEOPT_FIELDS_W4, most, first, second, length, rows, &w, s);
             EDGEOPT_MVE_EVEN(m, edgeopt_mve_less(s[0], s[1], 4), s[1]);
             EDGEOPT_MVE_EVEN(n, edgeopt_mve_less(s[2], s[3], 4), s[3]);
-            edgeopt_mve_fields(EDGEOPT_FIELDS_W4, first, second, length, rows, &w, t);
+            edgeopt_mve_fields(EDGEOPT_FIELDS_W4, most, first, second, length, rows, &w, t);
             EDGEOPT_MVE_ODD(m, edgeopt_mve_less(t[0], t[1], 4), t[1]);
             EDGEOPT_MVE_ODD(n, edgeopt_mve_less(t[2], t[3], 4), t[3]);
         } else {
             const uint8_t *again = w;
-            edgeopt_mve_fields(EDGEOPT_FIELDS_UPPER, first, second, length, rows, &again, t);
+            edgeopt_mve_fields(EDGEOPT_FIELDS_UPPER, most, first, second, length, rows, &again, t);
             EDGEOPT_MVE_ODD_FIRST(m, edgeopt_mve_less(t[0], t[1], 2), t[1]);
             EDGEOPT_MVE_ODD_FIRST(n, edgeopt_mve_less(t[2], t[3], 2), t[3]);
-            edgeopt_mve_fields(EDGEOPT_FIELDS_LOWER, first, second, length, rows, &w, s);
+            edgeopt_mve_fields(EDGEOPT_FIELDS_LOWER, most, first, second, length, rows, &w, s);
             EDGEOPT_MVE_EVEN_THEN(m, edgeopt_mve_less(s[0], s[1], 2), s[1]);
             EDGEOPT_MVE_EVEN_THEN(n, edgeopt_mve_less(s[2], s[3], 2), s[3]);
             m = vmlasq_n_s32(m, twice, lack);
@@ -183,15 +207,15 @@ EDGEOPT_INLINE void edgeopt_mve_rows_packed(
 }
 
 /* Pointwise convolution and linear layer, two pixels at a time; an odd one is computed twice. */
-EDGEOPT_INLINE void edgeopt_mve_pointwise_packed(
-    int32_t bits, int32_t pixels, int32_t inputs, int32_t outputs, const int8_t *x,
+EDGEOPT_INLINE void edgeopt_mve_pixels_packed(
+    int32_t bits, int32_t most, int32_t pixels, int32_t inputs, int32_t outputs, const int8_t *x,
     const uint8_t *w, const int32_t *params, int8_t *y) {
     for (int32_t p = 0; p < pixels; p += 2) {
         const int32_t other = p + 1 < pixels ? 1 : 0;
         const int8_t *first = x + p * inputs;
         int8_t *to = y + p * outputs;
         edgeopt_mve_rows_packed(
-            bits, first, first + other * inputs, inputs, outputs, w, params, to,
+            bits, most, first, first + other * inputs, inputs, outputs, w, params, to,
             to + other * outputs);
     }
     edgeopt_mve_clamped(y, pixels * outputs, params[EDGEOPT_LO], params[EDGEOPT_HI]);

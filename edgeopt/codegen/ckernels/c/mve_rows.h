@@ -57,6 +57,29 @@
             : "memory");                                             \
     } while (0)
 
+/* The same `count` times, which the compiler does not know. */
+#define EDGEOPT_MVE_STEPS(count, x, z, w, a, b, c, d)                \
+    do {                                                             \
+        int8x16_t weights_, u_, v_;                                  \
+        __asm__ volatile(                                            \
+            "wls lr, %[n], 2f\n"                                     \
+            "1:\n\t"                                                 \
+            "vldrb.u8 %q[q], [%[p]], #16\n\t"                        \
+            "vldrb.u8 %q[x0], [%[r0]], #16\n\t"                      \
+            "vmladava.s8 %[s0], %q[x0], %q[q]\n\t"                   \
+            "vldrb.u8 %q[x1], [%[r1]], #16\n\t"                      \
+            "vmladava.s8 %[s2], %q[x1], %q[q]\n\t"                   \
+            "vldrb.u8 %q[q], [%[p]], #16\n\t"                        \
+            "vmladava.s8 %[s1], %q[x0], %q[q]\n\t"                   \
+            "vmladava.s8 %[s3], %q[x1], %q[q]\n\t"                   \
+            "le lr, 1b\n"                                            \
+            "2:"                                                     \
+            : [q] "=&t"(weights_), [x0] "=&t"(u_), [x1] "=&t"(v_), [p] "+r"(w), [r0] "+r"(x), \
+              [r1] "+r"(z), [s0] "+&Te"(a), [s1] "+&Te"(b), [s2] "+&Te"(c), [s3] "+&Te"(d) \
+            : [n] "r"(count)                                         \
+            : "lr", "memory");                                       \
+    } while (0)
+
 /* Four outputs of two rows: biases, multipliers, rounding, narrowing. */
 #define EDGEOPT_MVE_REQUANTIZE(m, n, params, zero)                   \
     do {                                                             \
@@ -87,7 +110,15 @@
     __asm__ volatile("vstrb.32 %q[s], [%[t]], #4" : [t] "+l"(y) : [s] "t"(v) : "memory")
 
 EDGEOPT_INLINE int8x16_t edgeopt_mve_part(const int8_t *x, int32_t count) {
-    return count < 16 ? vldrbq_z_s8(x, vctp8q((uint32_t)count)) : vldrbq_s8(x);
+    if (__builtin_constant_p(count) && count >= 16) {
+        return vldrbq_s8(x);
+    }
+    return vldrbq_z_s8(x, vctp8q((uint32_t)count));
+}
+
+/* Inputs, if they are in registers, at most: 16, 32 or, if they are not, 0. */
+EDGEOPT_INLINE int32_t edgeopt_mve_most(int32_t length) {
+    return length <= 16 ? 16 : length <= 32 ? 32 : 0;
 }
 
 /* Both rows with two outputs. */
@@ -101,9 +132,13 @@ EDGEOPT_INLINE void edgeopt_mve_pair(
     const int8_t *z = second + 16;
     int32_t a, b, c, d;
     EDGEOPT_MVE_FIRST(u, v, w, a, b, c, d);
+    if (__builtin_constant_p(length)) {
 #pragma GCC unroll 8
-    for (int32_t i = 32; i <= length; i += 16) {
-        EDGEOPT_MVE_STEP(x, z, w, a, b, c, d);
+        for (int32_t i = 32; i <= length; i += 16) {
+            EDGEOPT_MVE_STEP(x, z, w, a, b, c, d);
+        }
+    } else {
+        EDGEOPT_MVE_STEPS(length / 16 - 1, x, z, w, a, b, c, d);
     }
     if (length % 16 != 0) {
         x = first + length - 16;
@@ -119,26 +154,26 @@ EDGEOPT_INLINE void edgeopt_mve_pair(
 
 /* Two rows of `length` with all outputs, the rows in registers if they are short. */
 EDGEOPT_INLINE void edgeopt_mve_rows(
-    const int8_t *first, const int8_t *second, int32_t length, int32_t outputs, const int8_t *w,
-    const int32_t *params, int8_t *y, int8_t *z) {
+    int32_t most, const int8_t *first, const int8_t *second, int32_t length, int32_t outputs,
+    const int8_t *w, const int32_t *params, int8_t *y, int8_t *z) {
     const int32_t zero = params[EDGEOPT_ZERO_Y];
     const int32_t *block = params + EDGEOPT_CHANNELS;
     const int8x16_t u = edgeopt_mve_part(first, length);
     const int8x16_t v = edgeopt_mve_part(second, length);
-    const int8x16_t u1 = length > 16 ? vldrbq_s8(first + length - 16) : u;
-    const int8x16_t v1 = length > 16 ? vldrbq_s8(second + length - 16) : v;
+    const int8x16_t u1 = most != 16 ? vldrbq_s8(first + length - 16) : u;
+    const int8x16_t v1 = most != 16 ? vldrbq_s8(second + length - 16) : v;
     for (int32_t o = 0; o < outputs; o += 4) {
         int32x4_t m, n;
         int32_t s[4];
-        if (length <= 32) {
+        if (most != 0) {
             EDGEOPT_MVE_FIRST(u, v, w, s[0], s[1], s[2], s[3]);
-            if (length > 16) {
+            if (most == 32) {
                 EDGEOPT_MVE_NEXT(u1, v1, w, s[0], s[1], s[2], s[3]);
             }
             EDGEOPT_MVE_EVEN(m, s[0], s[1]);
             EDGEOPT_MVE_EVEN(n, s[2], s[3]);
             EDGEOPT_MVE_FIRST(u, v, w, s[0], s[1], s[2], s[3]);
-            if (length > 16) {
+            if (most == 32) {
                 EDGEOPT_MVE_NEXT(u1, v1, w, s[0], s[1], s[2], s[3]);
             }
         } else {

@@ -1,5 +1,5 @@
 /* Any convolution; weights [outputs][height][width][inputs of a group]. */
-EDGEOPT_INLINE void edgeopt_plain_conv(
+EDGEOPT_ENTRY void edgeopt_plain_conv(
     const edgeopt_window *g, const int8_t *x, const int8_t *w, const int32_t *params, int8_t *y) {
     const int32_t inputs = g->in_channels / g->groups;
     const int32_t outputs = g->out_channels / g->groups;

@@ -26,7 +26,7 @@ EDGEOPT_SHARED void edgeopt_plain_patch(
 
 /* Any convolution of one group, two pixels at a time: what lies under both windows is copied into
  * rows. */
-EDGEOPT_INLINE void edgeopt_plain_patches(
+EDGEOPT_ENTRY void edgeopt_plain_patches(
     const edgeopt_window *g, const int8_t *x, const int8_t *w, const int32_t *params, int8_t *y,
     int8_t *scratch) {
     const int32_t length = g->height * g->width * g->in_channels;

@@ -1,5 +1,5 @@
 /* Pointwise convolution and linear layer, two pixels at a time; an odd one is computed twice. */
-EDGEOPT_INLINE void edgeopt_plain_pointwise(
+EDGEOPT_ENTRY void edgeopt_plain_pointwise(
     int32_t pixels, int32_t inputs, int32_t outputs, const int8_t *x, const int8_t *w,
     const int32_t *params, int8_t *y) {
     for (int32_t p = 0; p < pixels; p += 2) {

@@ -1,5 +1,5 @@
 /* Nearest neighbours by whole factors. */
-EDGEOPT_INLINE void edgeopt_repeat(
+EDGEOPT_ENTRY void edgeopt_repeat(
     int32_t height, int32_t width, int32_t channels, int32_t factor_y, int32_t factor_x,
     const int8_t *x, int8_t *y) {
     for (int32_t i = 0; i < height * factor_y; ++i) {
@@ -12,7 +12,7 @@ EDGEOPT_INLINE void edgeopt_repeat(
 }
 
 /* Nearest neighbours by a table of rows, then of columns. */
-EDGEOPT_INLINE void edgeopt_nearest(
+EDGEOPT_ENTRY void edgeopt_nearest(
     int32_t in_width, int32_t channels, int32_t height, int32_t width, const int8_t *x,
     const int32_t *index, int8_t *y) {
     for (int32_t i = 0; i < height; ++i) {

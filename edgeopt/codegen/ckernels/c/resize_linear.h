@@ -1,6 +1,6 @@
 /* Four neighbours weighted and added up, each step rounded. index, share: of the rows above and
  * below, then of the columns left and right. params, scales: of the input and of the result. */
-EDGEOPT_INLINE void edgeopt_bilinear(
+EDGEOPT_ENTRY void edgeopt_bilinear(
     int32_t in_width, int32_t channels, int32_t height, int32_t width, const int8_t *x,
     const int32_t *index, const float *share, const int32_t *params, const float *scales,
     int8_t *y) {

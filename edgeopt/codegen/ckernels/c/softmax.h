@@ -1,6 +1,6 @@
 /* Softmax along an axis of `length`; before it there are `outer` steps, behind it `inner`.
  * The exponentials are fractions in int32, added up exactly. */
-EDGEOPT_INLINE void edgeopt_softmax(
+EDGEOPT_ENTRY void edgeopt_softmax(
     int32_t outer, int32_t length, int32_t inner, const int8_t *x, const int32_t *table,
     const float *scale, const int32_t *params, int8_t *y) {
     for (int32_t o = 0; o < outer; ++o) {
