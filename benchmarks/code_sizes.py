@@ -44,7 +44,7 @@ HEADER = f"{'class':20} {'functions':>9} {'mean':>7} {'stated':>7}"
 
 
 def networks(
-    space_name: str, target: TargetSpec, count: int
+    space_name: str, target: TargetSpec, count: int, precisions: Sequence[str] = PRECISIONS
 ) -> list[tuple[str, tuple[OpKey, ...], int]]:
     """Precision, kernels and estimated code of random networks."""
     space, rng = load_space(space_name), random.Random(5)
@@ -52,7 +52,7 @@ def networks(
     found = []
     for number in range(count):
         subnet = (space.min_config(), space.max_config(), *[space.sample(rng)])[min(number, 2)]
-        for precision in PRECISIONS:
+        for precision in precisions:
             plan = sample(space, subnet, rng, widths) if precision == "mixed" else uniform(space, 8)
             network = describe_planned(space, Planned(subnet, plan))
             kind = "f32" if precision == "f32" else "i8"
@@ -107,16 +107,14 @@ def report_c(name: str, space: str, count: int) -> None:
     sections: dict[str, list[int]] = defaultdict(list)
     kernels: dict[str, dict[str, int]] = defaultdict(dict)
     errors = defaultdict(list)
-    for precision, keys, estimate in networks(space, target, count):
-        if precision == "f32":
-            continue
+    for precision, keys, estimate in networks(space, target, count, ("i8", "mixed")):
         data = firmware.compiled(ckernels.source(keys, target), compiler)
         errors[precision].append(estimate / object_size(data).code_bytes)
         sizes, used = function_sizes(data), {}
         for key in set(keys):
             template = ckernels.select(key, target)
             symbol = template.function(key, target).symbol
-            window = WINDOW_BYTES * ("edgeopt_window g" in template.definition(key, target))
+            window = WINDOW_BYTES * (" g = {" in template.definition(key, target))
             kernels[sizes_of_c.kernel_class(key)][symbol] = sizes.pop(symbol) + window
             used |= dict.fromkeys(template.sections(key, target), 0)
         for function, size in sizes.items():
