@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edgeopt import __version__, devices
-from edgeopt.codegen import cost, plan_picture, schedules
+from edgeopt.codegen import ckernels, cost, plan_picture, schedules
 from edgeopt.codegen.objects import object_size
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InfeasibleError, InputError, suggest
@@ -407,23 +407,24 @@ def _is_compact(artifact: Artifact) -> bool:
 
 
 def _shares_code(artifact: Artifact) -> bool:
-    return any(schedules.is_compact(key, artifact.target) for key in artifact.graph.keys)
+    target = artifact.target
+    if ckernels.applies(target):
+        return target.compact
+    return any(schedules.is_compact(key, target) for key in artifact.graph.keys)
 
 
 def _compact_notes(artifact: Artifact) -> tuple[str, ...]:
     """What kernels that take few bytes cost."""
-    notes = []
+    if not _is_compact(artifact):
+        return ()
+    how = []
     if _shares_code(artifact):
-        notes.append(
-            "compiled for few bytes, as --flash asks: kernels share their code, which makes "
-            "networks an eighth to a quarter slower (docs/compile.md)"
-        )
-    elif _is_compact(artifact):
-        notes.append(
-            "compiled for few bytes, as --flash asks: bias and multiplier of a channel are one "
-            "word, and brought to two in scratch (docs/compile.md)"
-        )
-    return tuple(notes)
+        in_c = ckernels.applies(artifact.target)
+        slower = "at most an eighth" if in_c else "an eighth to a quarter"
+        how.append(f"kernels share their code, which makes networks {slower} slower")
+    if artifact.target.narrow:
+        how.append("bias and multiplier of a channel are one word, brought to two in scratch")
+    return (f"compiled for few bytes, as --flash asks: {'; '.join(how)} (docs/compile.md)",)
 
 
 def _notes(artifact: Artifact, request: CompileRequest) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeopt import devices, latency
-from edgeopt.codegen import schedules
+from edgeopt.codegen import ckernels, schedules
+from edgeopt.codegen.ckernels import sizes
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import BoardError, EdgeoptError, InputError
 from edgeopt.core.estimates import Estimate, LatencyModel, Source
@@ -45,6 +46,10 @@ _SLOWER = {
     "mul": (1.0, 1.12, 1.24),
 }
 _AS_USUAL = (1.0, 1.0, 1.0)
+#: Instructions of C kernels that share what they do by those of usual ones, on cores in the order
+#: of `sizes.column`: the mean of networks (benchmarks/shared_kernels.py), the least and the most of
+#: kernels.
+_SLOWER_IN_C = ((1.0, 1.005, 1.01), (1.0, 1.11, 1.25), (0.91, 1.01, 1.11), (1.0, 1.04, 1.18))
 
 
 def model_for(
@@ -74,8 +79,9 @@ def model_for(
     """
     usual = profile.compacted(False)  # tables are of usual kernels, whoever asks first
     if profile.kind == "firmware":
-        return _of_firmware(usual, strict=strict, space=space, detail=detail, packed=packed)
-    found = _of_linux(usual, strict=strict, space=space, detail=detail, any_table=any_table)
+        found = _of_firmware(usual, strict=strict, space=space, detail=detail, packed=packed)
+    else:
+        found = _of_linux(usual, strict=strict, space=space, detail=detail, any_table=any_table)
     return Compacted(found, profile.target) if profile.compact else found
 
 
@@ -177,8 +183,8 @@ class OneThread:
 class Compacted:
     """A model of usual kernels, for networks whose kernels are compact and slower.
 
-    How much slower is the mean that benchmarks/kernel_versions.py found on x86-64; intervals take
-    in what single kernels were.
+    How much slower is the mean that benchmarks/kernel_versions.py found on x86-64, and
+    benchmarks/shared_kernels.py on microcontrollers; intervals take in what single kernels were.
     """
 
     model: LatencyModel
@@ -187,7 +193,7 @@ class Compacted:
     @property
     def digest(self) -> str:
         """Changes whenever a prediction could."""
-        return f"{latency.model_digest(self.model)} compact {_SLOWER}"
+        return f"{latency.model_digest(self.model)} compact {_SLOWER} {_SLOWER_IN_C}"
 
     def predict(self, keys: Sequence[OpKey]) -> Estimate:
         """The network, each kernel by its share of the time."""
@@ -203,6 +209,8 @@ class Compacted:
 
     def _times(self, key: OpKey) -> tuple[float, float, float]:
         """The least, the mean and the most that a kernel takes of what its usual form does."""
+        if ckernels.applies(self.target):
+            return _SLOWER_IN_C[sizes.column(self.target)]
         if not schedules.is_compact(key, self.target):
             return _AS_USUAL
         kinds = [shared.kind for shared in schedules.shared_by(key, self.target)]

@@ -101,7 +101,10 @@ def test_a_mixed_search_counts_packed_kernels_once(
     model_for(board.profile, space=space)
     short = model_for(board.profile.compacted(), space=space, packed=True)  # as with --flash
     assert path.stat().st_mtime_ns == written
-    assert short.predict_each(packed) == counted
+    slower = [
+        few.value / one.value for few, one in zip(short.predict_each(packed), counted, strict=True)
+    ]
+    assert len(set(map("{:.6f}".format, slower))) == 1 and 1 < slower[0] < 1.2
 
 
 def test_a_mixed_search_keeps_what_a_table_has(

@@ -61,18 +61,35 @@ def test_only_what_fits_is_stored_in_words(board: str, quantized: onnx.ModelProt
     assert not all(have_words(k.constants) for k in other.graph.kernels if "w" in k.constants)
 
 
-def test_firmware_with_a_budget_of_flash_has_words_only_where_it_needs_them(
-    quantized: onnx.ModelProto, tmp_path: Path, needs_tool: Callable[[str], str]
+def edited(model: onnx.ModelProto) -> onnx.ModelProto:
+    """What `foreign` makes of a network, in the model."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    bias = next(t for t in copy.graph.initializer if t.data_type == onnx.TensorProto.INT32)
+    more = onnx.numpy_helper.to_array(bias) + np.int32(1)
+    bias.CopyFrom(onnx.numpy_helper.from_array(more, bias.name))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("board", "foreign_model"), [("nucleo-l4r5zi", False), ("rpi-pico", False), ("rpi-pico", True)]
+)
+def test_firmware_with_a_budget_of_flash_is_small_only_where_it_must_be(
+    quantized: onnx.ModelProto,
+    tmp_path: Path,
+    needs_tool: Callable[[str], str],
+    board: str,
+    foreign_model: bool,
 ) -> None:
-    """Exact under emulation both ways; with room for two numbers a channel it has those."""
+    """Exact under emulation both ways; with room for usual kernels and constants it has those."""
     needs_tool("arm-none-eabi-gcc")
     needs_tool("qemu-system-arm")
     path = tmp_path / "tiny.onnx"
-    path.write_bytes(quantized.SerializeToString())
+    path.write_bytes((edited(quantized) if foreign_model else quantized).SerializeToString())
 
-    def compiled(flash: int | None, name: str) -> tuple[int, bool]:
+    def compiled(flash: int | None, name: str) -> tuple[int, bool, bool]:
         request = CompileRequest(
-            device="nucleo-l4r5zi",
+            device=board,
             out=tmp_path / name,
             model=path,
             budget=Budget(flash_bytes=flash),
@@ -84,10 +101,12 @@ def test_firmware_with_a_budget_of_flash_has_words_only_where_it_needs_them(
         kernels = (tmp_path / name / "kernels" / "kernels.c").read_text()
         words = "edgeopt_widened(words" in kernels
         assert words == any("one word" in note for note in manifest.notes)
-        return int(found.value), words
+        shared = kernels.startswith("#define EDGEOPT_FEW_BYTES")
+        assert shared == any("share their code" in note for note in manifest.notes)
+        return int(found.value), words, shared
 
-    usual, words = compiled(None, "usual")
-    assert not words
-    assert compiled(usual + 2000, "roomy") == (usual, False)
-    less, words = compiled(usual - 1, "short")
-    assert words and less < usual
+    usual, *few = compiled(None, "usual")
+    assert not any(few)
+    assert compiled(usual + 2000, "roomy") == (usual, False, False)
+    less, words, shared = compiled(usual - 1, "short")
+    assert shared and words != foreign_model and less < usual
