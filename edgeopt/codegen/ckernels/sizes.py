@@ -87,7 +87,7 @@ KERNEL_BYTES: Mapping[str, _Row] = MappingProxyType(
         "add.compact": (24, 24, 24, 30),
         "conv2d": (460, 630, 920, 1040),
         "conv2d.compact": (120, 130, 120, 150),
-        "depthwise": (100, 850, 840, 590),
+        "depthwise": (100, 850, 370, 590),
         "depthwise.compact": (120, 120, 110, 140),
         "dequantize": (48, 48, 60, 86),
         "dequantize.compact": (12, 12, 12, 20),
