@@ -21,8 +21,8 @@ EDGEOPT_ENTRY void edgeopt_mve_conv2d(
             }
         }
         edgeopt_mve_rows(
-            edgeopt_mve_most(length), scratch, scratch + other * length, length, outputs, w, params, to,
-            to + other * outputs);
+            edgeopt_mve_most(length), scratch, scratch + other * length, length, outputs, w, params,
+            to, to + other * outputs);
     }
     edgeopt_mve_clamped(y, pixels * outputs, params[EDGEOPT_LO], params[EDGEOPT_HI]);
 }
