@@ -20,8 +20,8 @@ EDGEOPT_INLINE void edgeopt_mve_conv2d_packed(
             }
         }
         edgeopt_mve_rows_packed(
-            bits, edgeopt_mve_most(length), scratch, scratch + other * length, length, outputs, w, params,
-            to, to + other * outputs);
+            bits, edgeopt_mve_most(length), scratch, scratch + other * length, length, outputs, w,
+            params, to, to + other * outputs);
     }
     edgeopt_mve_clamped(y, pixels * outputs, params[EDGEOPT_LO], params[EDGEOPT_HI]);
 }

@@ -190,8 +190,8 @@ EDGEOPT_INLINE void edgeopt_mve_group(
 
 /* Scratch: what is woven, and `outside` bytes of a row above or below the map, if there is one. */
 EDGEOPT_INLINE void edgeopt_mve_depthwise(
-    const edgeopt_window *g, int32_t rows, int32_t pitch, int32_t outside, const int8_t *x, const int8_t *w,
-    const int32_t *params, int8_t *y, int8_t *woven) {
+    const edgeopt_window *g, int32_t rows, int32_t pitch, int32_t outside, const int8_t *x,
+    const int8_t *w, const int32_t *params, int8_t *y, int8_t *woven) {
     const int32_t lines = rows == 4 ? (4 - g->height) / g->stride_y + 1 : 1;
     const int32_t taps = (g->width * rows + 15) / 16 * 16;
     const int32_t rest = g->in_channels % 16;
