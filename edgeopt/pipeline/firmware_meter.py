@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from edgeopt import __version__
 from edgeopt.codegen import bench_firmware, ckernels
 from edgeopt.codegen.bench_firmware import KernelJob
+from edgeopt.codegen.ckernels import sizes
 from edgeopt.codegen.firmware import FLAGS
 from edgeopt.core.device import DeviceProfile
 from edgeopt.core.errors import InputError
@@ -31,9 +33,13 @@ Progress = Callable[[int, int], None]
 
 @cache
 def ckernels_version() -> str:
-    """Names the code of C kernels: the same for equal kernels from equal keys."""
+    """Names the code of C kernels: the same for equal kernels from equal keys.
+
+    What is estimated of their sizes is no part of it.
+    """
     root = Path(ckernels.__file__).parent
-    files = sorted([*root.glob("*.py"), *(root / "c").glob("*.h")])
+    modules = {*root.glob("*.py")} - {Path(sizes.__file__)}
+    files = sorted([*modules, *(root / "c").glob("*.h")])
     mark = digest(b"".join(path.read_bytes() for path in files) + repr(FLAGS).encode())[:12]
     return f"edgeopt {__version__} C {mark}"
 
@@ -115,6 +121,7 @@ def emulated_meter(
         EmulatedCounter(board, store),
         ckernels_version(),
         ns_per_count=cycles_to_ns(board.profile, 1)[0],
+        workers=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
         progress=progress,
     )
 

@@ -77,6 +77,16 @@ def test_counts_are_exact_kept_and_become_time(board: firmware.Board, tmp_path: 
         list(meter.visit([odd]))
 
 
+def test_batches_count_the_same_one_by_one_and_at_a_time(board: firmware.Board) -> None:
+    told: list[tuple[int, int]] = []
+    several = firmware_meter.emulated_meter(board, progress=lambda *done: told.append(done))
+    several.batch, several.workers = 1, 3
+    one = firmware_meter.emulated_meter(board)
+    one.batch, one.workers = 1, 1
+    assert not several.prepare(KEYS) and not one.prepare(KEYS)
+    assert several.counts == one.counts and told == [(1, 3), (2, 3), (3, 3)]
+
+
 def test_a_mixed_search_counts_packed_kernels_once(
     board: firmware.Board, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

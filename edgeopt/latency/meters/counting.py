@@ -8,6 +8,7 @@ takes, which no repetition narrows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from edgeopt.core.errors import InputError
@@ -27,6 +28,7 @@ class CountingMeter:
         runtime_version: of the code generator.
         ns_per_count: nanoseconds a count stands for.
         batch: kernels an image of firmware holds.
+        workers: batches that are counted at a time; ``count`` is then called from threads.
         progress: told (counted, to count).
     """
 
@@ -36,6 +38,7 @@ class CountingMeter:
     runtime: str = "edgeopt"
     threads: int = 1
     batch: int = 48
+    workers: int = 1
     progress: Callable[[int, int], None] | None = None
     counts: dict[OpKey, tuple[int, ...]] = field(default_factory=dict, repr=False)
 
@@ -43,17 +46,18 @@ class CountingMeter:
         """Count the kernels that were not counted yet."""
         wanted = [key for key in dict.fromkeys(keys) if key not in self.counts]
         failed: dict[OpKey, str] = {}
-        for start in range(0, len(wanted), self.batch):
-            part = wanted[start : start + self.batch]
-            found, reasons = self.count(part)
-            failed.update(reasons)
-            for key, values in found.items():
-                if not values or any(value <= 0 for value in values):
-                    failed[key] = f"counted {list(values)[:3]}, which cannot be"
-                else:
-                    self.counts[key] = tuple(values)
-            if self.progress is not None:
-                self.progress(min(start + self.batch, len(wanted)), len(wanted))
+        parts = [wanted[i : i + self.batch] for i in range(0, len(wanted), self.batch)]
+        with ThreadPoolExecutor(self.workers) as pool:
+            each = map(self.count, parts) if self.workers == 1 else pool.map(self.count, parts)
+            for number, (found, reasons) in enumerate(each, start=1):
+                failed.update(reasons)
+                for key, values in found.items():
+                    if not values or any(value <= 0 for value in values):
+                        failed[key] = f"counted {list(values)[:3]}, which cannot be"
+                    else:
+                        self.counts[key] = tuple(values)
+                if self.progress is not None:
+                    self.progress(min(number * self.batch, len(wanted)), len(wanted))
         return failed
 
     def visit(self, keys: Sequence[OpKey]) -> Iterator[Window]:
