@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from edgeopt.core import lowbits
 from edgeopt.core.precision import LayerPrecision, PrecisionPlan
 from edgeopt.graph.build import build_onnx
 from edgeopt.graph.importer import import_network
@@ -94,19 +95,21 @@ def float_accuracy(prepared: Prepared, images: np.ndarray, labels: np.ndarray) -
 
 
 def adaround(
-    weight: np.ndarray, gram: np.ndarray, scale: np.ndarray, bound: int, steps: int = 1000
+    weight: np.ndarray, gram: np.ndarray, scale: np.ndarray, bits: int, steps: int = 1000
 ) -> np.ndarray:
     """Up or down for each weight by gradient descent, as Nagel et al. regularize it."""
     w, a, s = (torch.from_numpy(v) for v in (weight, gram, scale))
-    low = torch.floor(w / s)
-    rest = (w / s - low).clamp(0.01, 0.99)
+    bound, odd = lowbits.largest(bits), int(lowbits.is_odd(bits))
+    gap = 1 + odd
+    low = gap * torch.floor((w / s - odd) / gap) + odd
+    rest = ((w / s - low) / gap).clamp(0.01, 0.99)
     # A stretched sigmoid, so that 0 and 1 are reached.
     v = torch.log((rest + 0.1) / (1.1 - rest)).requires_grad_()
     descent = torch.optim.Adam([v], 1e-2)
     unit = float(torch.einsum("goi,gij,goj->", w, a, w)) / w.numel() + 1e-12
     for step in range(steps):
         up = (torch.sigmoid(v) * 1.2 - 0.1).clamp(0, 1)
-        off = (low + up).clamp(-bound, bound) * s - w
+        off = (low + gap * up).clamp(-bound, bound) * s - w
         loss = torch.einsum("goi,gij,goj->", off, a, off) / unit
         beta = 20 + (2 - 20) * step / steps
         if step > steps // 5:
@@ -115,17 +118,17 @@ def adaround(
         loss.backward()
         descent.step()
     up = (torch.sigmoid(v.detach()) > 0.5).double()
-    return np.asarray((low + up).clamp(-bound, bound))
+    return np.asarray((low + gap * up).clamp(-bound, bound))
 
 
 class Adaround:
     """Stands in for `rounding.fitted`."""
 
     def __call__(
-        self, weight: np.ndarray, gram: np.ndarray, scale: np.ndarray, bound: int
+        self, weight: np.ndarray, gram: np.ndarray, scale: np.ndarray, bits: int
     ) -> tuple[np.ndarray, np.ndarray]:
         with torch.enable_grad():
-            return adaround(weight, gram, scale, bound), scale
+            return adaround(weight, gram, scale, bits), scale
 
 
 def main() -> None:

@@ -116,10 +116,10 @@ class Divergence:
         self.space = net.net.space
         self._calibration = normalize(calibration, self.space)
         self._held = normalize(held, self.space)
-        self._whole = self._outputs(with_genes(self.space, config, {}))
+        self._whole = self._outputs(with_genes(self.space, config, {}), self._calibration)
 
-    def _outputs(self, plan: BlockPlan) -> torch.Tensor:
-        static = fold_batch_norm(self.net.prepare(self.config, plan, self._calibration).net)
+    def _outputs(self, plan: BlockPlan, calibration: torch.Tensor) -> torch.Tensor:
+        static = fold_batch_norm(self.net.prepare(self.config, plan, calibration).net)
         with torch.inference_mode():
             parts = [static(self._held[part]).log_softmax(1)
                      for part in batches(len(self._held), _BATCH)]  # fmt: skip
@@ -127,15 +127,30 @@ class Divergence:
 
     def of(self, plan: BlockPlan) -> float:
         """Of a whole plan, in nats an image."""
-        now = self._outputs(plan)
-        return float(F.kl_div(now, self._whole, reduction="batchmean", log_target=True))
+        return _divergence(self._outputs(plan, self._calibration), self._whole)
 
-    def of_genes(self, choices: Sequence[int]) -> dict[str, dict[int, float]]:
-        """Of single genes by their bits, the others at eight."""
+    def of_genes(
+        self, choices: Sequence[int], images: int | None = None
+    ) -> dict[str, dict[int, float]]:
+        """Of single genes by their bits, the others at eight.
+
+        Args:
+            choices: bits.
+            images: that statistics are measured on, for either side; all of them unless given.
+        """
         head = range(self.space.block_count, self.space.block_count + len(plans.HEAD_LAYERS))
+        few = self._calibration[:images]
+        whole = self._outputs(with_genes(self.space, self.config, {}), few)
 
         def alone(gene: int, bits: int) -> float:
-            return 0.0 if bits == 8 else self.of(with_genes(self.space, self.config, {gene: bits}))
+            if bits == 8:
+                return 0.0
+            plan = with_genes(self.space, self.config, {gene: bits})
+            return _divergence(self._outputs(plan, few), whole)
 
         genes = (*self.space.active(self.config), *head)
         return {str(gene): {bits: alone(gene, bits) for bits in choices} for gene in genes}
+
+
+def _divergence(now: torch.Tensor, whole: torch.Tensor) -> float:
+    return float(F.kl_div(now, whole, reduction="batchmean", log_target=True))

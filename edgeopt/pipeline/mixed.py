@@ -8,6 +8,7 @@ exported with the supernet's own integers, so that the network is the one that w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -26,7 +27,7 @@ from edgeopt.pipeline.manifest import PointInfo
 if TYPE_CHECKING:
     from edgeopt.ofa.plan_genes import Planned
     from edgeopt.ofa.plan_predictor import PlanPredictor
-    from edgeopt.ofa.pool import Candidate
+    from edgeopt.ofa.pool import Candidate, Costs
     from edgeopt.pipeline.compile import CompileRequest
     from edgeopt.pipeline.source import Cached, Chosen, Detail, SearchDocument
     from edgeopt.quant.weights import StoredWeights
@@ -37,6 +38,9 @@ NAME = "mixed"
 #: Candidates costed exactly. Screening by tables looks at some hundred for each of them: twice as
 #: many found nothing better in four cases (section `plan_search` of benchmarks/RESULTS.md).
 EVALUATIONS = 600
+#: What a microcontroller's runner may take more than is estimated of it: a network found too large
+#: is searched for again, which takes longer than so many bytes are worth.
+_RUNNER_SPARE_BYTES = 300
 
 
 def check_board(profile: DeviceProfile) -> tuple[int, ...]:
@@ -224,9 +228,14 @@ def _searched(
         progress=progress,
     )  # fmt: skip
     detail("measuring plans of the best subnets")
-    best = settled(
-        entry, result, costs, predict, budget, lambda planned: costs.linked(planned, store)
-    )
+    # Kernels are compiled for this, a microcontroller's runner is not.
+    spare_bytes = _RUNNER_SPARE_BYTES if profile.kind == "firmware" else 0
+
+    def price(planned: Planned) -> Costs:
+        found = costs.linked(planned, store)
+        return replace(found, flash_bytes=found.flash_bytes + spare_bytes)
+
+    best = settled(entry, result, costs, predict, budget, price)
     front = {candidate.config for candidate in (*result.front, best)}
     costed = {candidate.config: candidate for candidate in (*result.evaluated, best)}.values()
     low, high = predictor.interval
